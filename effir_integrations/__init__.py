@@ -1,0 +1,63 @@
+"""Smaller, faster embedding models: analyze, drop, reconstruct, export, evaluate.
+
+Importing the package registers the pruned model types with Transformers, so that a folder written
+by `export` loads with `SentenceTransformer(folder)` and no flag. Everything else loads on use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import modeling as _modeling  # noqa: F401 - registers the effir_* model types
+
+if TYPE_CHECKING:
+    from .artifacts import ImportanceReport, PruningPlan
+    from .compression.analyze import analyze
+    from .compression.compress import compress
+    from .compression.drop import drop
+    from .compression.export import export
+    from .compression.reconstruct import reconstruct
+    from .encoder import Encoder, load
+    from .evaluation.compare import compare
+    from .evaluation.evaluate import evaluate
+
+_HOMES = {
+    "Encoder": "encoder",
+    "ImportanceReport": "artifacts",
+    "PruningPlan": "artifacts",
+    "analyze": "compression.analyze",
+    "compare": "evaluation.compare",
+    "compress": "compression.compress",
+    "drop": "compression.drop",
+    "evaluate": "evaluation.evaluate",
+    "export": "compression.export",
+    "load": "encoder",
+    "reconstruct": "compression.reconstruct",
+}
+
+__all__ = [
+    "Encoder",
+    "ImportanceReport",
+    "PruningPlan",
+    "analyze",
+    "compare",
+    "compress",
+    "drop",
+    "evaluate",
+    "export",
+    "load",
+    "reconstruct",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names without importing them."""
+    return sorted(__all__)

@@ -1,0 +1,235 @@
+"""Where each model family keeps its attention, MLP and norms: one table, one row a family.
+
+Everything else in the package works on any row, so adding a family is adding a row. All paths are
+relative to one layer, except `Architecture.layers`, which is relative to the base model (the class
+that `AutoModel` returns).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+PREFIX = "effir_"
+"""A pruned checkpoint of family `bert` has the model type `effir_bert`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The facts about one family that pruning needs."""
+
+    family: str
+    """The `model_type` of the base config."""
+    class_prefix: str
+    """`Bert` for `BertConfig` and `BertModel`."""
+    layers: str
+    """Path of the list of layers, from the base model."""
+    attention_output: str
+    """The attention's output projection."""
+    mlp_inputs: tuple[str, ...]
+    """The projections into the MLP; neurons are their output rows."""
+    mlp_output: str
+    """The MLP's output projection; neurons are its input columns."""
+    fused_inputs: int = 1
+    """How many projections each of `mlp_inputs` stacks (gate and up in one matrix: 2)."""
+    without_attention: dict[str, str] = field(default_factory=dict)
+    """Stand-ins that remove the attention sublayer: path -> zero, zero_pair or identity."""
+    without_mlp: dict[str, str] = field(default_factory=dict)
+    """Stand-ins that remove the MLP sublayer: path -> zero or identity."""
+    between: str = ""
+    """The module whose input is the residual stream between attention and MLP."""
+    attention_sum: str = ""
+    """Post-LN only: the norm whose input is the stream plus the attention output."""
+    mlp_sum: str = ""
+    """Post-LN only: the norm whose input is the stream plus the MLP output."""
+    attention: str = ""
+    """Parallel residual only: the attention module, whose first output is its branch."""
+    mlp: str = ""
+    """Parallel residual only: the MLP module, whose output is its branch."""
+    parallel_flag: str = ""
+    """The config attribute that switches the parallel residual on."""
+    causal: bool = True
+    """Whether tokens attend to the left only, so that the last token holds the text."""
+
+    @property
+    def model_type(self) -> str:
+        """The `model_type` of a pruned checkpoint."""
+        return PREFIX + self.family
+
+    def is_parallel(self, config: PretrainedConfig) -> bool:
+        """Say whether attention and MLP read the same input and are added together."""
+        return bool(self.parallel_flag) and bool(getattr(config, self.parallel_flag))
+
+
+def _gated_decoder(family: str, class_prefix: str) -> Architecture:
+    """Return the row that Llama and its many relatives share."""
+    return Architecture(
+        family=family,
+        class_prefix=class_prefix,
+        layers="layers",
+        attention_output="self_attn.o_proj",
+        mlp_inputs=("mlp.gate_proj", "mlp.up_proj"),
+        mlp_output="mlp.down_proj",
+        without_attention={"self_attn": "zero_pair", "input_layernorm": "identity"},
+        without_mlp={"mlp": "zero", "post_attention_layernorm": "identity"},
+        between="post_attention_layernorm",
+    )
+
+
+def _sandwich_decoder(family: str, class_prefix: str) -> Architecture:
+    """Return the row of decoders that norm each branch before and after (Gemma 2 and 3)."""
+    return Architecture(
+        family=family,
+        class_prefix=class_prefix,
+        layers="layers",
+        attention_output="self_attn.o_proj",
+        mlp_inputs=("mlp.gate_proj", "mlp.up_proj"),
+        mlp_output="mlp.down_proj",
+        without_attention={
+            "self_attn": "zero_pair",
+            "input_layernorm": "identity",
+            "post_attention_layernorm": "identity",
+        },
+        without_mlp={
+            "mlp": "zero",
+            "pre_feedforward_layernorm": "identity",
+            "post_feedforward_layernorm": "identity",
+        },
+        between="pre_feedforward_layernorm",
+    )
+
+
+def _post_norm_encoder(family: str, class_prefix: str) -> Architecture:
+    """Return the row of BERT and its relatives: LN(x + F(x)), and the norm stays."""
+    return Architecture(
+        family=family,
+        class_prefix=class_prefix,
+        layers="encoder.layer",
+        attention_output="attention.output.dense",
+        mlp_inputs=("intermediate.dense",),
+        mlp_output="output.dense",
+        without_attention={"attention.self": "zero_pair", "attention.output.dense": "zero"},
+        without_mlp={"intermediate": "identity", "output.dense": "zero"},
+        between="intermediate",
+        attention_sum="attention.output.LayerNorm",
+        mlp_sum="output.LayerNorm",
+        causal=False,
+    )
+
+
+_ROWS = (
+    _gated_decoder("llama", "Llama"),
+    _gated_decoder("mistral", "Mistral"),
+    _gated_decoder("qwen2", "Qwen2"),
+    _gated_decoder("qwen3", "Qwen3"),
+    _gated_decoder("gemma", "Gemma"),
+    _sandwich_decoder("gemma2", "Gemma2"),
+    _sandwich_decoder("gemma3_text", "Gemma3Text"),
+    Architecture(
+        family="phi3",
+        class_prefix="Phi3",
+        layers="layers",
+        attention_output="self_attn.o_proj",
+        mlp_inputs=("mlp.gate_up_proj",),
+        mlp_output="mlp.down_proj",
+        fused_inputs=2,
+        without_attention={"self_attn": "zero_pair", "input_layernorm": "identity"},
+        without_mlp={"mlp": "zero", "post_attention_layernorm": "identity"},
+        between="post_attention_layernorm",
+    ),
+    Architecture(
+        family="modernbert",
+        class_prefix="ModernBert",
+        layers="layers",
+        attention_output="attn.Wo",
+        mlp_inputs=("mlp.Wi",),
+        mlp_output="mlp.Wo",
+        fused_inputs=2,
+        without_attention={"attn": "zero_pair", "attn_norm": "identity"},
+        without_mlp={"mlp": "zero", "mlp_norm": "identity"},
+        between="mlp_norm",
+        causal=False,
+    ),
+    _post_norm_encoder("bert", "Bert"),
+    _post_norm_encoder("roberta", "Roberta"),
+    _post_norm_encoder("xlm-roberta", "XLMRoberta"),
+    Architecture(
+        family="mpnet",
+        class_prefix="MPNet",
+        layers="encoder.layer",
+        attention_output="attention.attn.o",
+        mlp_inputs=("intermediate.dense",),
+        mlp_output="output.dense",
+        without_attention={"attention.attn": "zero_pair"},
+        without_mlp={"intermediate": "identity", "output.dense": "zero"},
+        between="intermediate",
+        attention_sum="attention.LayerNorm",
+        mlp_sum="output.LayerNorm",
+        causal=False,
+    ),
+    Architecture(
+        family="distilbert",
+        class_prefix="DistilBert",
+        layers="transformer.layer",
+        attention_output="attention.out_lin",
+        mlp_inputs=("ffn.lin1",),
+        mlp_output="ffn.lin2",
+        without_attention={"attention": "zero_pair"},
+        without_mlp={"ffn": "zero"},
+        between="ffn",
+        attention_sum="sa_layer_norm",
+        mlp_sum="output_layer_norm",
+        causal=False,
+    ),
+    Architecture(
+        family="gpt_neox",
+        class_prefix="GPTNeoX",
+        layers="layers",
+        attention_output="attention.dense",
+        mlp_inputs=("mlp.dense_h_to_4h",),
+        mlp_output="mlp.dense_4h_to_h",
+        without_attention={"attention": "zero_pair", "input_layernorm": "identity"},
+        without_mlp={"mlp": "zero", "post_attention_layernorm": "identity"},
+        between="post_attention_layernorm",
+        attention="attention",
+        mlp="mlp",
+        parallel_flag="use_parallel_residual",
+    ),
+    Architecture(
+        family="gpt2",
+        class_prefix="GPT2",
+        layers="h",
+        attention_output="attn.c_proj",
+        mlp_inputs=("mlp.c_fc",),
+        mlp_output="mlp.c_proj",
+        without_attention={"attn": "zero_pair", "ln_1": "identity"},
+        without_mlp={"mlp": "zero", "ln_2": "identity"},
+        between="ln_2",
+    ),
+)
+
+ARCHITECTURES: dict[str, Architecture] = {row.family: row for row in _ROWS}
+
+
+def find(config: PretrainedConfig) -> Architecture:
+    """Return the row for a config, of a base model or of an already pruned one.
+
+    Raises:
+        ValueError: The family has no row, or the model has cross-attention.
+    """
+    family = config.model_type.removeprefix(PREFIX)
+    if family not in ARCHITECTURES:
+        raise ValueError(
+            f"model family {family!r} is not supported (mixture-of-experts, encoder-decoder and "
+            "shared-norm parallel models are not); choose a model of one of: "
+            f"{', '.join(sorted(ARCHITECTURES))}"
+        )
+    if getattr(config, "add_cross_attention", False):
+        raise ValueError(
+            f"this {family} model has cross-attention (add_cross_attention=True), which an encoder "
+            "of single texts has not; load the plain encoder instead"
+        )
+    return ARCHITECTURES[family]

@@ -1,0 +1,201 @@
+"""Write a pruned encoder as an ordinary Sentence Transformers folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+from ..architectures import find
+from ..artifacts import PLAN_FILE, PruningPlan
+from ..checkpoint import INDEX, SINGLE
+from ..encoder import TEXT_ONLY, Encoder, load, prepare_tokenizer, transformer_model
+from ..files import check_target, new_folder, write_json
+from .apply import apply
+from .model_card import write_model_card
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+EFFIR_FILE = "effir.json"
+PROBES = (
+    "pruned",
+    "",
+    "a sentence of some length, so that padding is in play for the shorter ones of this batch",
+    "Größe, 大小, حجم, размер",
+    "the longest of them " * 80,
+)
+"""Texts whose vectors must be the same, bit for bit, before and after saving."""
+
+
+def export(
+    encoder: SentenceTransformer, plan: PruningPlan, out: str | Path, *, force: bool = False
+) -> Encoder:
+    """Apply a plan to an encoder and write the result as a Sentence Transformers folder.
+
+    Pooling, prompts, normalisation and length stay the base's. The folder holds stock modules only,
+    the sliced tensors under the base's names, a modelling file for places without this package, the
+    plan, and a model card. It is loaded again and compared, bit for bit, before it gets its name.
+
+    Args:
+        encoder: The base, loaded with `load`; it is used up and holds the pruned model afterwards.
+        plan: Made for this base.
+        out: Folder to write; must be new or empty unless `force`.
+        force: Replace what is there, at the end and in one rename.
+
+    Returns:
+        The encoder as loaded from the written folder.
+
+    Raises:
+        FileExistsError: `out` holds something and `force` was not given.
+        ValueError: The plan is of another base.
+        OSError: The disk is full.
+        RuntimeError: The reloaded folder gives other vectors; nothing is left behind.
+    """
+    out = Path(out)
+    check_target(out, force=force)
+    encoder[0].model = apply(transformer_model(encoder), plan)
+    model = transformer_model(encoder)
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    with new_folder(out, force=force, needed_bytes=int(weights * 1.05) + 20_000_000) as partial:
+        encoder.save_pretrained(str(partial), create_model_card=False)
+        write_provenance(partial, plan)
+        reloaded = load(partial, device=str(encoder.device), dtype="auto")
+        check_same_vectors(encoder, reloaded)
+    return reloaded
+
+
+@torch.inference_mode()
+def check_same_vectors(before: SentenceTransformer, after: SentenceTransformer) -> None:
+    """Compare the vectors of `PROBES` bit for bit.
+
+    Raises:
+        RuntimeError: They differ.
+    """
+    first = before.encode(list(PROBES), convert_to_tensor=True)
+    second = after.encode(list(PROBES), convert_to_tensor=True)
+    if not torch.equal(first, second):
+        difference = (first.float() - second.float()).abs().max().item()
+        raise RuntimeError(
+            f"the saved folder gives other vectors than the model in memory (largest difference "
+            f"{difference:.3g}); nothing was kept, please report this with the model's name"
+        )
+
+
+def write_provenance(folder: Path, plan: PruningPlan) -> None:
+    """Write the plan and the model card into a model folder."""
+    write_json(
+        folder / EFFIR_FILE,
+        {
+            "base": plan.base.name,
+            "revision": plan.base.revision,
+            "family": plan.base.family,
+            "fingerprint": plan.base.fingerprint,
+            "drop_mlp": plan.drop_mlp,
+            "drop_attention": plan.drop_attention,
+            "mlp_widths": plan.mlp_widths,
+            "mlp_widths_before": plan.base.mlp_widths,
+            "parameters": plan.parameters,
+            "parameters_before": plan.base.parameters,
+            "made_by": plan.made_by,
+            "versions": plan.versions,
+        },
+    )
+    write_model_card(folder, plan)
+
+
+def export_from_disk(
+    source: str | Path,
+    plan: PruningPlan,
+    out: str | Path,
+    *,
+    force: bool = False,
+    show_progress: bool = False,
+) -> Path:
+    """Write a pruned folder from a checkpoint on disk, tensor by tensor, without building a model.
+
+    Memory stays far below the model's size. The written tensors are checked against the source; the
+    model is not run.
+
+    Args:
+        source: Folder of a safetensors checkpoint, bare or Sentence Transformers.
+        plan: Made for this base.
+        out: Folder to write; must be new or empty unless `force`.
+        force: Replace what is there, at the end and in one rename.
+        show_progress: Draw a bar over the bytes.
+
+    Raises:
+        FileExistsError: `out` holds something and `force` was not given.
+        ValueError: The plan is of another base, or a shard is truncated.
+        OSError: The disk is full.
+    """
+    from .from_disk import identity_on_disk, rewrite_checkpoint, rewritten_bytes
+
+    source, out = Path(source), Path(out)
+    check_target(out, force=force)
+    plan.base.check_same(identity_on_disk(source))
+    needed = rewritten_bytes(source, plan) + 20_000_000
+    with new_folder(out, force=force, needed_bytes=needed) as partial:
+        rewrite_checkpoint(source, plan, partial, show_progress=show_progress)
+        if (source / "modules.json").is_file():
+            _copy_sidecars(source, partial)
+        else:
+            _write_sidecars(source, partial)
+        write_provenance(partial, plan)
+    return out
+
+
+_NOT_COPIED = (SINGLE, INDEX, "config.json", "README.md", PLAN_FILE, EFFIR_FILE)
+_COPIED_KINDS = (".json", ".txt", ".model", ".jinja")
+
+
+def _copy_sidecars(source: Path, out: Path) -> None:
+    """Copy tokenizer, prompts and the small modules after the transformer."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in _COPIED_KINDS and path.name not in _NOT_COPIED:
+            shutil.copyfile(path, out / path.name)
+        elif path.is_dir() and path.name[:1].isdigit():
+            shutil.copytree(path, out / path.name)
+
+
+def _write_sidecars(source: Path, out: Path) -> None:
+    """Write what makes a bare checkpoint a Sentence Transformers folder, as `load` would."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    config = AutoConfig.from_pretrained(source)
+    pooling = "lasttoken" if find(config).causal else "mean"
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    prepare_tokenizer(tokenizer, append_eos=pooling == "lasttoken")
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    tokenizer.save_pretrained(out)
+    modules = [("", f"{Transformer.__module__}.{Transformer.__name__}")]
+    stock = (Pooling(config.hidden_size, pooling_mode=pooling), Normalize())
+    for index, module in enumerate(stock, start=1):
+        name = f"{index}_{type(module).__name__}"
+        (out / name).mkdir()
+        module.save(str(out / name))
+        modules.append((name, f"{type(module).__module__}.{type(module).__name__}"))
+    listing = [
+        {"idx": index, "name": str(index), "path": path, "type": kind}
+        for index, (path, kind) in enumerate(modules)
+    ]
+    write_json(out / "modules.json", listing)
+    write_json(
+        out / "sentence_bert_config.json",
+        {
+            "transformer_task": "feature-extraction",
+            "modality_config": TEXT_ONLY,
+            "module_output_name": "token_embeddings",
+        },
+    )
+    write_json(
+        out / "config_sentence_transformers.json",
+        {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine", "prompts": {}},
+    )

@@ -1,0 +1,77 @@
+"""Make a tokenizer fit for batches and for last-token pooling."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, *, append_eos: bool) -> None:
+    """Give a tokenizer a pad token, and an EOS that truncation keeps.
+
+    Raises:
+        ValueError: There is no EOS token to append or to pad with.
+    """
+    if tokenizer.eos_token is None and (append_eos or tokenizer.pad_token is None):
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path} has no EOS token, which last-token pooling "
+            "needs; set eos_token in its tokenizer_config.json, or choose another pooling"
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if append_eos and not ends_with_eos(tokenizer):
+        _append_eos(tokenizer)
+
+
+def ends_with_eos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Say whether a text that is cut at the limit still ends with EOS."""
+    ids = tokenizer("text " * 50, truncation=True, max_length=16)["input_ids"]
+    return ids[-1] == tokenizer.eos_token_id
+
+
+def _append_eos(tokenizer: PreTrainedTokenizerBase) -> None:
+    from tokenizers import Tokenizer
+
+    backend = tokenizer.backend_tokenizer
+    content = json.loads(backend.to_str())
+    eos = {"token": tokenizer.eos_token, "id": tokenizer.eos_token_id}
+    content["post_processor"] = _with_eos(content.get("post_processor"), eos)
+    backend.post_processor = Tokenizer.from_str(json.dumps(content)).post_processor
+    if not ends_with_eos(tokenizer):
+        raise RuntimeError(
+            f"the tokenizer {type(tokenizer).__name__} of {tokenizer.name_or_path} does not keep "
+            "an appended EOS; save it with an EOS in its post-processor first"
+        )
+
+
+def _with_eos(processor: dict[str, Any] | None, eos: dict[str, Any]) -> dict[str, Any]:
+    """Return a post-processor that also ends each text with EOS; templates do not chain."""
+    if processor is not None and processor["type"] == "TemplateProcessing":
+        return _template_with_eos(processor, eos)
+    empty = {
+        "type": "TemplateProcessing",
+        "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {},
+    }
+    if processor is None:
+        return _template_with_eos(empty, eos)
+    parts = processor["processors"] if processor["type"] == "Sequence" else [processor]
+    if not any(part["type"] == "TemplateProcessing" for part in parts):
+        parts = [*parts, empty]
+    made = [_with_eos(x, eos) if x["type"] == "TemplateProcessing" else x for x in parts]
+    return {"type": "Sequence", "processors": made}
+
+
+def _template_with_eos(template: dict[str, Any], eos: dict[str, Any]) -> dict[str, Any]:
+    token = {"id": eos["token"], "ids": [eos["id"]], "tokens": [eos["token"]]}
+    piece = {"SpecialToken": {"id": eos["token"], "type_id": 0}}
+    return {
+        **template,
+        "single": [*template["single"], piece],
+        "pair": [*template["pair"], piece],
+        "special_tokens": {**template["special_tokens"], eos["token"]: token},
+    }
