@@ -1,0 +1,50 @@
+# Everything runs in .venv, which is made anew only when pyproject.toml or constraints.txt change.
+#
+#   make demo    compress a real model on real text and print the comparison table
+#   make test    run the test suite
+#   make check   lint, format and type checks
+#   make clean   remove the environment, the demo and all caches
+#
+# PYTHON=python3.12 chooses the interpreter; ARGS="..." is handed to the demo or to pytest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+ARGS ?=
+
+# No target needs a hub, so none may fall back on one unnoticed.
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: demo test check clean
+.NOTPARALLEL:
+
+demo: $(VENV)/demo.stamp
+	$(BIN)/effir demo $(ARGS)
+
+test: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) effir-demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# torch comes first and alone: constraints.txt says why.
+$(VENV)/torch.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(INSTALL) torch
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/torch.stamp
+	$(INSTALL) -e ".[demo]"
+	touch $@
+
+$(VENV)/dev.stamp: $(VENV)/torch.stamp
+	$(INSTALL) -e ".[all,dev]"
+	touch $@

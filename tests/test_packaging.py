@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def direct_dependencies() -> dict[str, Requirement]:
+    lines = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+    found = {canonical(Requirement(line).name): Requirement(line) for line in lines}
+    found.pop(canonical(PROJECT["name"]))
+    return found
+
+
+def constraints(python: str) -> dict[str, Requirement]:
+    """Return the constraints that hold on one version of Python; a package has one at most."""
+    found: dict[str, Requirement] = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
+            name = canonical(requirement.name)
+            assert name not in found, f"{name} has two constraints on Python {python}"
+            found[name] = requirement
+    return found
+
+
+def pinned_version(requirement: Requirement) -> Version:
+    (specifier,) = requirement.specifier
+    assert specifier.operator == "=="
+    return Version(specifier.version)
+
+
+def make(folder: Path, *arguments: str) -> str:
+    """Return what make would run."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    result = subprocess.run(
+        ["make", "--dry-run", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return result.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ["Makefile", "pyproject.toml", "constraints.txt"]:
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_direct_dependency_has_one_pin_within_the_range_of_pyproject(python: str):
+    pins = constraints(python)
+    dependencies = direct_dependencies()
+
+    assert set(pins) == set(dependencies)
+    for name, requirement in dependencies.items():
+        assert requirement.specifier.contains(pinned_version(pins[name])), name
+
+
+def test_torch_is_pinned_in_the_constraints_and_free_in_pyproject():
+    operators = {specifier.operator for specifier in direct_dependencies()["torch"].specifier}
+
+    assert operators == {">="}
+    for python in PYTHONS:
+        assert pinned_version(constraints(python)["torch"]) == Version("2.13.0")
+
+
+@pytest.mark.parametrize(
+    ("target", "extras", "command"),
+    [
+        ("demo", {"demo"}, "effir demo"),
+        ("test", {"all", "dev"}, "-m pytest"),
+        ("check", {"all", "dev"}, "mypy"),
+    ],
+)
+def test_make_installs_torch_then_the_package_then_runs(
+    checkout: Path, target: str, extras: set[str], command: str
+):
+    lines = make(checkout, target).splitlines()
+    installs = [line for line in lines if " pip install " in line]
+
+    assert [line.split()[-1] for line in installs][0] == "torch"
+    assert len(installs) == 2
+    assert all("-c constraints.txt" in line for line in installs)
+    (named,) = re.findall(r'-e "\.\[(.*)\]"$', installs[1])
+    assert set(named.split(",")) == extras <= set(EXTRAS)
+    assert command in lines[-1]
+    assert lines.index(installs[1]) < len(lines) - 1
+
+
+def test_make_rebuilds_the_environment_only_for_changed_requirements(checkout: Path):
+    (checkout / ".venv").mkdir()
+    now = time.time()
+    for age, name in enumerate(["demo.stamp", "dev.stamp", "torch.stamp"]):
+        (checkout / ".venv" / name).touch()
+        os.utime(checkout / ".venv" / name, (now - 10 * age, now - 10 * age))
+    for name in ["pyproject.toml", "constraints.txt"]:
+        os.utime(checkout / name, (now - 100, now - 100))
+
+    assert "pip install" not in make(checkout, "demo", "test", "check")
+    for name in ["pyproject.toml", "constraints.txt"]:
+        os.utime(checkout / name, (now + 100, now + 100))
+        assert "-m venv --clear" in make(checkout, "demo"), name
+        os.utime(checkout / name, (now - 100, now - 100))
+
+
+def test_make_keeps_the_hub_offline(checkout: Path):
+    with (checkout / "Makefile").open("a") as file:
+        file.write("\nshow:\n\t@echo offline=$$HF_HUB_OFFLINE\n")
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("MAKE") and key != "HF_HUB_OFFLINE"
+    }
+
+    result = subprocess.run(
+        ["make", "show"], cwd=checkout, env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout.strip() == "offline=1"
+
+
+def test_every_version_of_python_that_is_tested_is_allowed():
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+
+    assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == PYTHONS
+    assert PROJECT["requires-python"] == f">={PYTHONS[0]}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no executable bit")
+def test_the_ci_script_can_be_run():
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
+
+
+def test_importing_the_package_loads_no_optional_package():
+    code = "import sys, effir_integrations; print(*{name.split('.')[0] for name in sys.modules})"
+
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+
+    loaded = set(result.stdout.split())
+    assert "effir_integrations" in loaded
+    optional = {"faiss", "ir_measures", "datasets", "peft", "matplotlib", "pandas"}
+    assert loaded.isdisjoint(optional | {"pyserini", "llama_index"})
+
+
+def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(tmp_path: Path):
+    pytest.importorskip("setuptools", minversion="77")
+    source = tmp_path / "source"
+    # A copy: the build leaves folders behind.
+    shutil.copytree(
+        ROOT / "effir_integrations",
+        source / "effir_integrations",
+        ignore=shutil.ignore_patterns("__pycache__"),
+    )
+    for name in ["pyproject.toml", "README.md", "LICENSE"]:
+        shutil.copy(ROOT / name, source)
+    code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=source, capture_output=True, check=True
+    )
+
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    sources = {
+        path.relative_to(source).as_posix()
+        for path in (source / "effir_integrations").rglob("*")
+        if path.is_file()
+    }
+    assert {name for name in sources if name.endswith((".py", ".jsonl", "py.typed"))} <= set(files)
+    assert any(name.startswith("effir_integrations/data/") for name in files)
+    assert not [name for name in files if name.startswith(("tests/", "benchmarks/"))]
+    (metadata,) = (text for name, text in files.items() if name.endswith(".dist-info/METADATA"))
+    assert b"License-Expression: Apache-2.0" in metadata
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
+    (commands,) = (text for name, text in files.items() if name.endswith("entry_points.txt"))
+    assert b"effir = effir_integrations.cli:main" in commands
