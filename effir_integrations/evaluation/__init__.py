@@ -1,0 +1,3 @@
+"""Measure quality, size and speed of models on retrieval data."""
+
+from __future__ import annotations

@@ -1,0 +1,216 @@
+"""Measure several models on the same data and lay the figures side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from effir_integrations.evaluation.beir import RetrievalData, load_beir
+from effir_integrations.evaluation.evaluate import (
+    Evaluation,
+    check_model,
+    evaluate,
+    load_model,
+    truncated,
+)
+from effir_integrations.evaluation.speed import Speed, interleaved_speed
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from sentence_transformers import SentenceTransformer
+
+
+_FIGURES = (
+    "parameters",
+    "% of first",
+    "MB",
+    "nDCG@10",
+    "% of first",
+    "R@100",
+    "documents/s",
+    "queries/s",
+    "ms/query",
+)
+
+
+def compare(
+    models: Sequence[SentenceTransformer | str | Path],
+    data: RetrievalData | str | Path,
+    *,
+    split: str = "test",
+    max_length: int | None = None,
+    batch_size: int = 32,
+    dtype: str = "auto",
+    device: str | None = None,
+    speed_rounds: int = 3,
+    speed_documents: int = 256,
+    speed_queries: int = 64,
+    show_progress: bool = False,
+) -> list[Evaluation]:
+    """Evaluate models on the same data, the first one being what the others are measured against.
+
+    The data are read once and the models evaluated one after the other, one at a time in memory.
+    Then speed is measured anew, because a shared machine is not equally fast for long: in each
+    round every model in turn encodes the same sample, and the medians over the rounds replace the
+    speeds of the evaluation. For that the models are loaded again and are in memory TOGETHER; with
+    `speed_rounds=0` they never are, and the speeds are those of the evaluation.
+
+    Args:
+        models: Folders, hub names or loaded models.
+        data: BEIR folder or hub dataset (see `load_beir`), or data that are loaded already.
+        split: As in `evaluate`.
+        max_length: As in `evaluate`.
+        batch_size: As in `evaluate`.
+        dtype: As in `evaluate`.
+        device: As in `evaluate`.
+        speed_rounds: Rounds of interleaved timing; 0 for none.
+        speed_documents: Documents in the sample, spread evenly over the corpus.
+        speed_queries: Queries in the sample, spread evenly.
+        show_progress: Draw progress bars.
+
+    Returns:
+        One evaluation a model, in the order given.
+
+    Raises:
+        FileNotFoundError: If data or a model are not there.
+        ValueError: As in `evaluate`; if there is no model, or a sample or round count is too small.
+    """
+    _check_counts(len(models), speed_rounds, speed_documents, speed_queries)
+    for model in models:
+        check_model(model, dtype, device)
+    if not isinstance(data, RetrievalData):
+        data = load_beir(data, split, show_progress=show_progress)
+    evaluations = [
+        evaluate(
+            model,
+            data,
+            max_length=max_length,
+            batch_size=batch_size,
+            dtype=dtype,
+            device=device,
+            show_progress=show_progress,
+        )
+        for model in tqdm(
+            models, desc="Evaluating", unit="model", delay=2, disable=not show_progress, leave=False
+        )
+    ]
+    if speed_rounds == 0:
+        return evaluations
+    loaded = [
+        load_model(model, max_length=max_length, dtype=dtype, device=device) for model in models
+    ]
+    with ExitStack() as stack:
+        for encoder in loaded:
+            stack.enter_context(truncated(encoder, max_length))
+        speeds = interleaved_speed(
+            loaded,
+            _sample(data.documents, speed_documents),
+            _sample(data.queries, speed_queries),
+            rounds=speed_rounds,
+            batch_size=batch_size,
+            show_progress=show_progress,
+        )
+    return [_with_speed(*pair) for pair in zip(evaluations, speeds, strict=True)]
+
+
+def _check_counts(models: int, rounds: int, documents: int, queries: int) -> None:
+    if models < 1:
+        raise ValueError("no models; compare needs at least one.")
+    if rounds < 0 or documents < 1 or queries < 1:
+        raise ValueError(
+            f"speed_rounds={rounds}, speed_documents={documents}, speed_queries={queries}; rounds "
+            "from 0, samples from 1."
+        )
+
+
+def _sample(texts: dict[str, str], count: int) -> list[str]:
+    """Take at most `count` texts, evenly spread, so that a sorted corpus is sampled fairly."""
+    values = list(texts.values())
+    chosen = np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int)
+    return [values[position] for position in chosen]
+
+
+def _with_speed(evaluation: Evaluation, speed: Speed) -> Evaluation:
+    return dataclasses.replace(
+        evaluation,
+        documents_per_second=speed.documents_per_second,
+        queries_per_second=speed.queries_per_second,
+        query_latency_ms=1000 * speed.query_latency,
+    )
+
+
+def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Lay evaluations on the same data side by side; shares are of the first model's figure.
+
+    Raises:
+        ValueError: If there are no evaluations, or they are of different data or splits.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    measured_on = sorted({f"{e.data} ({e.split})" for e in evaluations})
+    if len(measured_on) != 1:
+        raise ValueError(
+            f"evaluations on {', '.join(measured_on) or 'nothing'}; a table compares models on one "
+            "split of one data set."
+        )
+    table = Table(title=escape(measured_on[0]), caption=escape(_settings(evaluations)))
+    table.add_column("model", overflow="fold")
+    for heading in _FIGURES:
+        table.add_column(heading, justify="right")
+    first = evaluations[0]
+    for label, evaluation in zip(_labels([e.model for e in evaluations]), evaluations, strict=True):
+        table.add_row(escape(label), *_cells(evaluation, first))
+    return table
+
+
+def _settings(evaluations: Sequence[Evaluation]) -> str:
+    """Name the settings that the figures depend on; several values mean that models differ."""
+    rows = [
+        (e.dtype, f"at most {e.max_length} tokens", f"batches of {e.batch_size}", e.device)
+        for e in evaluations
+    ]
+    return ", ".join(" / ".join(dict.fromkeys(values)) for values in zip(*rows, strict=True))
+
+
+def _cells(evaluation: Evaluation, first: Evaluation) -> list[str]:
+    ndcg = evaluation.metrics["nDCG@10"]
+    return [
+        f"{evaluation.parameters:,}",
+        _share(evaluation.parameters, first.parameters),
+        f"{evaluation.bytes / 1e6:,.1f}",
+        f"{ndcg:.4f}",
+        _share(ndcg, first.metrics["nDCG@10"]),
+        f"{evaluation.metrics['R@100']:.4f}",
+        f"{evaluation.documents_per_second:,.1f}",
+        f"{evaluation.queries_per_second:,.1f}",
+        f"{evaluation.query_latency_ms:,.2f}",
+    ]
+
+
+def _share(value: float, whole: float) -> str:
+    return f"{100 * value / whole:.1f}" if whole else "-"
+
+
+def _labels(names: Sequence[str]) -> list[str]:
+    """Shorten paths to the fewest last parts that tell them apart; number equal names."""
+    parts = {name: PurePath(name).parts or (name,) for name in names}
+    labels = []
+    for position, name in enumerate(names):
+        others = [parts[other] for other in parts if parts[other] != parts[name]]
+        own = parts[name]
+        depth = next(
+            (d for d in range(1, len(own)) if all(own[-d:] != other[-d:] for other in others)),
+            len(own),
+        )
+        label = str(PurePath(*own[-depth:]))
+        twins = sum(parts[other] == own for other in names)
+        earlier = sum(parts[other] == own for other in names[:position])
+        labels.append(f"{label} ({earlier + 1})" if twins > 1 else label)
+    return labels

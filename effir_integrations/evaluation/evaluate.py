@@ -1,0 +1,266 @@
+"""Measure a model on retrieval data: quality, size and speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from effir_integrations.evaluation.beir import RetrievalData, load_beir
+from effir_integrations.evaluation.extras import import_extra
+from effir_integrations.evaluation.retrieval import check_run_ids, rank, score, write_run
+from effir_integrations.evaluation.speed import (
+    encode_timed,
+    inner_product_is_similarity,
+    query_latency,
+)
+from effir_integrations.files import folder_bytes
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What was measured of one model on one data set, and under which settings."""
+
+    model: str
+    """Name or folder, as given."""
+    data: str
+    """Name of the data set."""
+    split: str
+    """Split of the data set."""
+    metrics: dict[str, float]
+    """"nDCG@10", "R@100" and "RR@10", each between 0 and 1: the mean over all judged queries."""
+    parameters: int
+    """Parameters of the encoder; it has no language-modelling head."""
+    bytes: int
+    """Size of all files of the model's folder; of the tensors, for a model given as an object."""
+    documents: int
+    """Documents searched."""
+    queries: int
+    """Judged queries."""
+    documents_per_second: float
+    """Encoding in batches, tokenisation included."""
+    queries_per_second: float
+    """Encoding in batches, tokenisation included."""
+    query_latency_ms: float
+    """Median milliseconds to encode one query, one at a time."""
+    max_length: int | None
+    """Tokens a text is cut to; None if the model sets no limit."""
+    batch_size: int
+    """Texts a batch."""
+    dtype: str
+    """Of the weights, such as "float32"; it is the dtype of the arithmetic as well."""
+    device: str
+    """Where the model ran, such as "cpu" or "cuda:0"."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+
+def evaluate(
+    model: SentenceTransformer | str | Path,
+    data: RetrievalData | str | Path,
+    *,
+    split: str = "test",
+    max_length: int | None = None,
+    batch_size: int = 32,
+    dtype: str = "auto",
+    device: str | None = None,
+    run_path: Path | None = None,
+    show_progress: bool = False,
+) -> Evaluation:
+    """Encode a data set, search it exactly, score the result, and measure size and speed.
+
+    Queries and documents go through `encode_query` and `encode_document`, so the model's prompts
+    apply. A score is the inner product of the vectors as the model gives them; a model whose
+    similarity is cosine has them normalised first.
+
+    Args:
+        model: Folder, hub name or loaded model.
+        data: BEIR folder or hub dataset (see `load_beir`), or data that are loaded already.
+        split: Judgements to use; loaded data have a split of their own.
+        max_length: Tokens a text is cut to; by default the model's own limit.
+        batch_size: Texts a batch.
+        dtype: Of a model given by name: "auto", "float32", "float16" or "bfloat16".
+        device: Of a model given by name; by default the best one there is.
+        run_path: TREC run to write.
+        show_progress: Draw progress bars.
+
+    Returns:
+        The figures with the settings that they depend on.
+
+    Raises:
+        FileNotFoundError: If data or model are not there.
+        ValueError: If an argument, a line of the data or the model's similarity cannot be used.
+        ImportError: If an optional package is missing.
+    """
+    if batch_size < 1 or (max_length is not None and max_length < 1):
+        raise ValueError(
+            f"batch_size={batch_size}, max_length={max_length}; both must be at least 1."
+        )
+    check_model(model, dtype, device)
+    for package in ("faiss", "ir_measures"):
+        import_extra(package)
+    if not isinstance(data, RetrievalData):
+        data = load_beir(data, split, show_progress=show_progress)
+    if run_path is not None:
+        check_run_ids([*data.queries, *data.documents])
+    loaded = load_model(model, max_length=max_length, dtype=dtype, device=device)
+    inner_product_is_similarity(loaded)
+    with truncated(loaded, max_length):
+        return _measure(loaded, model, data, batch_size, run_path, show_progress)
+
+
+def load_model(
+    model: SentenceTransformer | str | Path,
+    *,
+    max_length: int | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+) -> SentenceTransformer:
+    """Load a model that is given by name or folder; hand back one that is loaded."""
+    if not isinstance(model, str | Path):
+        return model
+    from effir_integrations.encoder import load
+
+    return load(str(model), device=device, dtype=dtype, max_length=max_length)
+
+
+@contextmanager
+def truncated(model: SentenceTransformer, max_length: int | None) -> Iterator[None]:
+    """Cut texts to `max_length` tokens inside the context; None changes nothing.
+
+    Raises:
+        ValueError: If the model has fewer positions than that.
+    """
+    if max_length is None:
+        yield
+        return
+    positions = getattr(_configuration(model), "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise ValueError(
+            f"max_length={max_length}, but the model has positions for {positions} tokens; choose "
+            "at most that."
+        )
+    before = model.max_seq_length
+    model.max_seq_length = max_length
+    try:
+        yield
+    finally:
+        model.max_seq_length = before
+
+
+def _configuration(model: SentenceTransformer) -> Any:
+    return getattr(model.transformers_model, "config", None)
+
+
+def check_model(model: SentenceTransformer | str | Path, dtype: str, device: str | None) -> None:
+    """Refuse what cannot be a model, or settings that it cannot take, without loading it.
+
+    Raises:
+        FileNotFoundError: If a path is no model folder.
+        ValueError: If `dtype` is unknown, or `dtype` or `device` is given for a loaded model.
+    """
+    from effir_integrations.encoder import DTYPES
+
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}.")
+    if not isinstance(model, str | Path):
+        if dtype != "auto" or device is not None:
+            raise ValueError(
+                f"dtype={dtype!r} and device={device!r} are for a model given by name; call "
+                "model.to(...) on a loaded one."
+            )
+    elif Path(model).is_dir():
+        if not any((Path(model) / name).is_file() for name in ("config.json", "modules.json")):
+            raise FileNotFoundError(f"{model}: no model folder; it lacks config.json.")
+    elif not _HUB_NAME.fullmatch(str(model)):
+        raise FileNotFoundError(f"{model}: no such folder, nor a name on the hub.")
+
+
+def _measure(
+    model: SentenceTransformer,
+    source: SentenceTransformer | str | Path,
+    data: RetrievalData,
+    batch_size: int,
+    run_path: Path | None,
+    show_progress: bool,
+) -> Evaluation:
+    name, size = model_name(source), _size(model, source)
+    queries, documents = list(data.queries.values()), list(data.documents.values())
+    latency = query_latency(model, queries)
+    query_vectors, queries_per_second = encode_timed(
+        model, queries, kind="query", batch_size=batch_size, show_progress=show_progress
+    )
+    document_vectors, documents_per_second = encode_timed(
+        model, documents, kind="document", batch_size=batch_size, show_progress=show_progress
+    )
+    run = rank(
+        list(data.documents),
+        document_vectors,
+        list(data.queries),
+        query_vectors,
+        show_progress=show_progress,
+    )
+    if run_path is not None:
+        write_run(run, run_path, tag=_tag(name))
+    return Evaluation(
+        model=name,
+        data=data.name,
+        split=data.split,
+        metrics=score(data.qrels, run),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        bytes=size,
+        documents=len(documents),
+        queries=len(queries),
+        documents_per_second=documents_per_second,
+        queries_per_second=queries_per_second,
+        query_latency_ms=1000 * latency,
+        max_length=_limit(model),
+        batch_size=batch_size,
+        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+        device=str(model.device),
+    )
+
+
+def model_name(model: SentenceTransformer | str | Path) -> str:
+    """Return the name or folder as given, or where a loaded model says it comes from."""
+    if isinstance(model, str | Path):
+        return str(model)
+    return getattr(_configuration(model), "name_or_path", "") or type(model).__name__
+
+
+def _limit(model: SentenceTransformer) -> int | None:
+    # Models without positions, such as static embeddings, state an infinite limit.
+    limit = model.max_seq_length
+    return limit if isinstance(limit, int) else None
+
+
+def _tag(name: str) -> str:
+    return "_".join(Path(name).name.split()) or "run"
+
+
+def _size(model: SentenceTransformer, source: SentenceTransformer | str | Path) -> int:
+    """Sum the files of the model's folder, or the tensors of a model that may differ from it."""
+    if not isinstance(source, str | Path):
+        tensors = model.state_dict().values()
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    if Path(source).is_dir():
+        return folder_bytes(Path(source))
+    from huggingface_hub import snapshot_download
+
+    # A short name such as "all-MiniLM-L6-v2" is completed while loading.
+    name = getattr(_configuration(model), "name_or_path", "") or str(source)
+    return folder_bytes(Path(snapshot_download(name, local_files_only=True)))

@@ -1,0 +1,242 @@
+"""Exact search over vectors, the run that comes out of it, and the scores of a run."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from effir_integrations.evaluation.extras import import_extra
+from effir_integrations.files import new_file
+
+logger = logging.getLogger(__name__)
+
+Vectors = npt.NDArray[np.float32]
+Run = dict[str, dict[str, float]]
+"""Query id -> document id -> score, the best document first."""
+
+METRICS = ("nDCG@10", "R@100", "RR@10")
+"""What `score` returns, by their names in ir-measures."""
+
+
+def search(
+    document_vectors: Vectors,
+    query_vectors: Vectors,
+    k: int = 100,
+    *,
+    block_size: int = 65_536,
+    show_progress: bool = False,
+) -> tuple[Vectors, npt.NDArray[np.int64]]:
+    """Find the `k` documents with the largest inner product for each query, exactly.
+
+    The documents pass through a flat FAISS index block by block, so a memory-mapped array is never
+    copied as a whole. Documents with the same score are ordered by position; which of them makes
+    the cut at `k` is up to FAISS, the same ones for the same input.
+
+    Args:
+        document_vectors: (documents, dimension), float32.
+        query_vectors: (queries, dimension), float32.
+        k: Documents a query; all of them if there are fewer.
+        block_size: Documents in the index at a time.
+        show_progress: Draw a progress bar over the documents.
+
+    Returns:
+        Scores and document positions, each (queries, min(k, documents)), the best first.
+
+    Raises:
+        ValueError: If shapes, dtypes or `k` do not fit, or a vector holds NaN or infinity.
+    """
+    _check_vectors(document_vectors, query_vectors, k, block_size)
+    faiss = import_extra("faiss")
+    count, dimension = document_vectors.shape
+    queries = np.ascontiguousarray(query_vectors)
+    scores = np.empty((len(queries), 0), dtype=np.float32)
+    positions = np.empty((len(queries), 0), dtype=np.int64)
+    index = faiss.IndexFlatIP(dimension)
+    with tqdm(
+        total=count,
+        desc="Searching",
+        unit="document",
+        delay=2,
+        disable=not show_progress,
+        leave=False,
+    ) as progress:
+        for start in range(0, count, block_size):
+            block = np.ascontiguousarray(document_vectors[start : start + block_size])
+            _check_finite(block, "document", start)
+            index.reset()
+            index.add(block)
+            found, where = index.search(queries, min(k, len(block)))
+            scores = np.concatenate([scores, found], axis=1)
+            positions = np.concatenate([positions, where + start], axis=1)
+            best = np.lexsort((positions, -scores), axis=1)[:, :k]
+            scores = np.take_along_axis(scores, best, axis=1)
+            positions = np.take_along_axis(positions, best, axis=1)
+            progress.update(len(block))
+    return scores, positions
+
+
+def _check_vectors(documents: Vectors, queries: Vectors, k: int, block_size: int) -> None:
+    for kind, vectors in (("document", documents), ("query", queries)):
+        if vectors.ndim != 2 or vectors.dtype != np.float32:
+            raise ValueError(
+                f"{kind} vectors are {vectors.dtype} of shape {vectors.shape}; expected float32 of "
+                "shape (rows, dimension)."
+            )
+    if documents.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"documents have {documents.shape[1]} dimensions, queries {queries.shape[1]}; encode "
+            "both with the same model."
+        )
+    if k < 1 or block_size < 1:
+        raise ValueError(f"k={k} and block_size={block_size}; both must be at least 1.")
+    _check_finite(queries, "query", 0)
+
+
+def _check_finite(vectors: Vectors, kind: str, start: int) -> None:
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{kind} vector {start + int(np.argmin(finite))} holds NaN or infinity; encode in a "
+            "wider dtype, such as float32."
+        )
+
+
+def rank(
+    document_ids: Sequence[str],
+    document_vectors: Vectors,
+    query_ids: Sequence[str],
+    query_vectors: Vectors,
+    *,
+    k: int = 100,
+    show_progress: bool = False,
+) -> Run:
+    """Search and write the result as a run.
+
+    A document whose id equals the query's is left out, as BEIR does: ArguAna and Quora take their
+    queries from the corpus, where each would find itself. Documents with the same score are ordered
+    by descending id, as trec_eval does.
+
+    Args:
+        document_ids: The id of each row of `document_vectors`, each once.
+        document_vectors: (documents, dimension), float32.
+        query_ids: The id of each row of `query_vectors`, each once.
+        query_vectors: (queries, dimension), float32.
+        k: Documents a query.
+        show_progress: Draw a progress bar.
+
+    Raises:
+        ValueError: If ids and vectors do not fit together.
+    """
+    for kind, ids, vectors in (
+        ("document", document_ids, document_vectors),
+        ("query", query_ids, query_vectors),
+    ):
+        if len(ids) != len(vectors) or len(set(ids)) != len(ids):
+            raise ValueError(
+                f"{len(ids)} {kind} ids, {len(set(ids))} of them distinct, for {len(vectors)} "
+                "vectors; give each row one id of its own."
+            )
+    # One more than asked for, in case the query finds itself.
+    scores, positions = search(document_vectors, query_vectors, k + 1, show_progress=show_progress)
+    run: Run = {}
+    for query, row_scores, row_positions in zip(
+        query_ids, scores.tolist(), positions.tolist(), strict=True
+    ):
+        found = zip((document_ids[position] for position in row_positions), row_scores, strict=True)
+        others = [(document, score) for document, score in found if document != query]
+        run[query] = dict(_ordered(query, dict(others[:k])))
+    return run
+
+
+def _ordered(query: str, scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Order documents by descending score, then descending id."""
+    if not all(map(math.isfinite, scores.values())):
+        raise ValueError(f"the run of query {query!r} holds a score that is NaN or infinite.")
+    return sorted(scores.items(), key=lambda item: (item[1], item[0]), reverse=True)
+
+
+def score(
+    qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Score a run: the mean of nDCG@10, R@100 and RR@10 over all judged queries.
+
+    A judged query without results counts 0; results of other queries do not count. Ties are broken
+    here, as in `rank`: the scorers behind ir-measures break them in opposite ways.
+
+    Args:
+        qrels: Query id -> document id -> graded relevance, relevant from 1.
+        run: Query id -> document id -> score.
+
+    Returns:
+        The metric's name, one of `METRICS`, -> value between 0 and 1.
+
+    Raises:
+        ValueError: If there are no judgements, or a score is not finite.
+    """
+    if not qrels:
+        raise ValueError("no judgements; score needs at least one judged query.")
+    ir_measures = import_extra("ir_measures")
+    strict = {
+        query: {
+            document: -float(position)
+            for position, (document, _) in enumerate(_ordered(query, run.get(query, {})))
+        }
+        for query in qrels
+    }
+    measures = {name: ir_measures.parse_measure(name) for name in METRICS}
+    values = ir_measures.calc_aggregate(list(measures.values()), qrels, strict)
+    return {name: float(values[measure]) for name, measure in measures.items()}
+
+
+def check_run_ids(ids: Iterable[str]) -> None:
+    """Refuse ids that a TREC run, whose columns are separated by spaces, cannot hold.
+
+    Raises:
+        ValueError: If an id is empty or holds whitespace.
+    """
+    for identifier in ids:
+        if identifier.split() != [identifier]:
+            raise ValueError(
+                f"id {identifier!r} is empty or holds whitespace, which a TREC run cannot hold; "
+                "rename it, or write no run."
+            )
+
+
+def write_run(run: Mapping[str, Mapping[str, float]], path: str | Path, tag: str) -> None:
+    """Write a run in the TREC format: `query Q0 document rank score tag`.
+
+    Documents are ordered as in `rank`. A score that is not below the one before it is lowered to
+    the next float32, so that every reader, however it breaks ties, sees the same order. The file
+    appears under its name only when it is complete.
+
+    Args:
+        run: Query id -> document id -> score.
+        path: File to write; its folder is made if need be.
+        tag: Name of the run, the last column.
+
+    Raises:
+        ValueError: If an id or the tag is empty or holds whitespace, or a score is not finite.
+    """
+    check_run_ids([tag, *run])
+    with (
+        new_file(Path(path)) as unfinished,
+        unfinished.open("w", encoding="utf-8", newline="\n") as stream,
+    ):
+        for query, scores in run.items():
+            check_run_ids(scores)
+            stream.writelines(_run_lines(query, scores, tag))
+    logger.info("wrote the results of %d queries to %s", len(run), path)
+
+
+def _run_lines(query: str, scores: Mapping[str, float], tag: str) -> Iterable[str]:
+    ceiling = np.float32(np.inf)
+    for number, (document, value) in enumerate(_ordered(query, scores), start=1):
+        # trec_eval reads scores as float32, of which nine digits tell any two apart.
+        ceiling = min(np.float32(value), np.nextafter(ceiling, np.float32(-np.inf)))
+        yield f"{query} Q0 {document} {number} {ceiling:.9g} {tag}\n"

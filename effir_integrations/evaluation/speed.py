@@ -1,0 +1,196 @@
+"""Encode as retrieval does, and measure how fast a model does it."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from effir_integrations.evaluation.retrieval import Vectors
+
+Kind = Literal["document", "query"]
+"""Which prompt of the model applies."""
+
+_LATENCY_WARM_UP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """How fast a model encodes, tokenisation and prompts included."""
+
+    documents_per_second: float
+    """Documents, in batches."""
+    queries_per_second: float
+    """Queries, in batches."""
+    query_latency: float
+    """Median seconds for one query, one at a time."""
+
+
+def inner_product_is_similarity(model: SentenceTransformer) -> bool:
+    """Tell whether plain inner products are the model's similarity, or those of unit vectors.
+
+    Returns:
+        True for "dot"; False for "cosine", whose vectors are to be normalised first.
+
+    Raises:
+        ValueError: If the model's similarity is a distance, which inner products do not give.
+    """
+    name = model.similarity_fn_name
+    if name not in ("cosine", "dot"):
+        raise ValueError(
+            f"the model's similarity is {name!r}; exact search scores by inner product, which "
+            "serves 'cosine' and 'dot': set similarity_fn_name if one of them is right as well."
+        )
+    return name == "dot"
+
+
+def encode(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    *,
+    kind: Kind,
+    batch_size: int = 32,
+    show_progress: bool = False,
+) -> Vectors:
+    """Encode texts so that inner products are the model's similarity.
+
+    Args:
+        model: Its prompt for `kind` applies; vectors are normalised if its similarity is cosine.
+        texts: Documents or queries; lone surrogates are replaced.
+        kind: "document" or "query".
+        batch_size: Texts a batch.
+        show_progress: Draw the model's progress bar.
+
+    Returns:
+        (texts, dimension), float32.
+
+    Raises:
+        ValueError: If the model's similarity is a distance.
+    """
+    from effir_integrations.encoder import clean_text
+
+    method = model.encode_query if kind == "query" else model.encode_document
+    vectors = method(
+        [clean_text(text) for text in texts],
+        batch_size=batch_size,
+        show_progress_bar=show_progress,
+        convert_to_numpy=True,
+        normalize_embeddings=not inner_product_is_similarity(model),
+    )
+    return np.ascontiguousarray(vectors, dtype=np.float32)
+
+
+def encode_timed(
+    model: SentenceTransformer,
+    texts: Sequence[str],
+    *,
+    kind: Kind,
+    batch_size: int = 32,
+    show_progress: bool = False,
+) -> tuple[Vectors, float]:
+    """Encode texts, one batch before the clock starts, and time it.
+
+    Args: as in `encode`.
+
+    Returns:
+        Vectors, (texts, dimension), float32, and texts per second.
+
+    Raises:
+        ValueError: If there are no texts, or the model's similarity is a distance.
+    """
+    if not texts:
+        raise ValueError(f"no {kind} texts; timing needs at least one.")
+    # The first forward pass also pays for allocators, kernels and threads.
+    encode(model, texts[:batch_size], kind=kind, batch_size=batch_size)
+    start = time.perf_counter()
+    vectors = encode(model, texts, kind=kind, batch_size=batch_size, show_progress=show_progress)
+    return vectors, len(texts) / (time.perf_counter() - start)
+
+
+def query_latency(model: SentenceTransformer, queries: Sequence[str], repeats: int = 50) -> float:
+    """Encode one query at a time and return the median time, in seconds.
+
+    Args:
+        model: The model; its query prompt applies.
+        queries: Taken in turn, from the start again when they run out.
+        repeats: Calls that are timed, after a few that are not.
+
+    Raises:
+        ValueError: If there are no queries, or `repeats` is below 1.
+    """
+    if not queries or repeats < 1:
+        raise ValueError(f"{len(queries)} queries, repeats={repeats}; both must be at least 1.")
+    times = []
+    for query in itertools.islice(itertools.cycle(queries), _LATENCY_WARM_UP + repeats):
+        start = time.perf_counter()
+        encode(model, [query], kind="query", batch_size=1)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[_LATENCY_WARM_UP:])
+
+
+def interleaved_speed(
+    models: Sequence[SentenceTransformer],
+    documents: Sequence[str],
+    queries: Sequence[str],
+    *,
+    rounds: int = 3,
+    batch_size: int = 32,
+    repeats: int = 50,
+    show_progress: bool = False,
+) -> list[Speed]:
+    """Time models in turns on the same texts and take the median of each figure.
+
+    On a machine whose speed drifts, models timed one after the other are not comparable. Here each
+    round times every model, every second round in reverse order.
+
+    Args:
+        models: The models, all in memory.
+        documents: The same for every model and round.
+        queries: The same for every model and round.
+        rounds: Times that each model is measured; odd numbers give a true median.
+        batch_size: Texts a batch.
+        repeats: Single queries a round.
+        show_progress: Draw a progress bar over models and rounds.
+
+    Returns:
+        One `Speed` a model, in the order given.
+
+    Raises:
+        ValueError: If `rounds` is below 1, or there are no texts.
+    """
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds}; must be at least 1.")
+    measured: list[list[Speed]] = [[] for _ in models]
+    turns = [turn for r in range(rounds) for turn in list(range(len(models)))[:: (-1) ** r]]
+    for turn in tqdm(
+        turns, desc="Timing", unit="turn", delay=2, disable=not show_progress, leave=False
+    ):
+        model = models[turn]
+        measured[turn].append(
+            Speed(
+                documents_per_second=encode_timed(
+                    model, documents, kind="document", batch_size=batch_size
+                )[1],
+                queries_per_second=encode_timed(
+                    model, queries, kind="query", batch_size=batch_size
+                )[1],
+                query_latency=query_latency(model, queries, repeats),
+            )
+        )
+    return [
+        Speed(
+            documents_per_second=statistics.median(s.documents_per_second for s in speeds),
+            queries_per_second=statistics.median(s.queries_per_second for s in speeds),
+            query_latency=statistics.median(s.query_latency for s in speeds),
+        )
+        for speeds in measured
+    ]

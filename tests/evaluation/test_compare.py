@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import dataclasses
+import gc
+import io
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from sentence_transformers import SentenceTransformer
+
+from effir_integrations.evaluation import compare as module
+from effir_integrations.evaluation.compare import compare, comparison_table
+from effir_integrations.evaluation.evaluate import Evaluation
+from effir_integrations.evaluation.speed import Speed
+
+MakeBeir = Callable[..., Path]
+
+
+def evaluation(model: str = "base", **changes: Any) -> Evaluation:
+    values: dict[str, Any] = {
+        "model": model,
+        "data": "scifact",
+        "split": "test",
+        "metrics": {"nDCG@10": 0.5, "R@100": 0.9, "RR@10": 0.4},
+        "parameters": 2_000_000,
+        "bytes": 8_000_000,
+        "documents": 100,
+        "queries": 10,
+        "documents_per_second": 50.0,
+        "queries_per_second": 200.0,
+        "query_latency_ms": 5.0,
+        "max_length": 256,
+        "batch_size": 32,
+        "dtype": "float32",
+        "device": "cpu",
+    }
+    return Evaluation(**{**values, **changes})
+
+
+def rows(evaluations: list[Evaluation]) -> list[list[str]]:
+    table = comparison_table(evaluations)
+    return [list(row) for row in zip(*(column.cells for column in table.columns), strict=True)]
+
+
+def text(evaluations: list[Evaluation]) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(comparison_table(evaluations))
+    return console.export_text()
+
+
+def test_models_are_measured_on_the_same_data_in_the_order_given(
+    model_folder: Path, smaller_folder: Path, make_beir: MakeBeir
+):
+    first, second = compare(
+        [model_folder, str(smaller_folder)], make_beir(), max_length=8, device="cpu", speed_rounds=1
+    )
+
+    assert (first.model, second.model) == (str(model_folder), str(smaller_folder))
+    assert second.parameters < first.parameters
+    assert second.bytes < first.bytes
+    assert first.metrics == second.metrics == {"nDCG@10": 1.0, "R@100": 1.0, "RR@10": 1.0}
+    assert (first.max_length, second.max_length) == (8, 8)
+
+
+def test_interleaved_speeds_replace_those_of_the_evaluation(
+    model: SentenceTransformer, make_beir: MakeBeir, monkeypatch: pytest.MonkeyPatch
+):
+    seen: dict[str, Any] = {}
+
+    def timed(models, documents, queries, **options):
+        seen.update(models=models, documents=documents, queries=queries, **options)
+        seen["lengths"] = [model.max_seq_length for model in models]
+        return [Speed(documents_per_second=1.0, queries_per_second=2.0, query_latency=0.003)] * 2
+
+    monkeypatch.setattr(module, "interleaved_speed", timed)
+
+    both = compare(
+        [model, model],
+        make_beir(),
+        max_length=4,
+        speed_rounds=5,
+        speed_documents=3,
+        speed_queries=9,
+    )
+
+    assert seen["models"] == [model, model]
+    assert seen["documents"] == ["w0 w20 w40", "w6 w26 w46", "w11 w31 w51"]
+    assert len(seen["queries"]) == 5
+    assert (seen["rounds"], seen["lengths"]) == (5, [4, 4])
+    assert model.max_seq_length == 16
+    for one in both:
+        assert (one.documents_per_second, one.queries_per_second) == (1.0, 2.0)
+        assert one.query_latency_ms == 3.0
+
+
+def test_without_rounds_one_model_is_in_memory_at_a_time(
+    model_folder: Path, smaller_folder: Path, make_beir: MakeBeir, monkeypatch: pytest.MonkeyPatch
+):
+    from effir_integrations import encoder
+
+    alive: list[weakref.ref] = []
+    load = encoder.load
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        gc.collect()
+        assert all(reference() is None for reference in alive)
+        model = load(*arguments, **options)
+        alive.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(encoder, "load", counted)
+
+    compare([model_folder, smaller_folder], make_beir(), speed_rounds=0)
+
+    assert len(alive) == 2
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "error", "message"),
+    [
+        ([], {}, ValueError, "no models"),
+        (["a/b"], {"speed_rounds": -1}, ValueError, "speed_rounds=-1"),
+        (["a/b"], {"speed_documents": 0}, ValueError, "speed_documents=0"),
+        (["a/b", "/absent"], {}, FileNotFoundError, "/absent: no such folder"),
+        (["a/b"], {"dtype": "half"}, ValueError, "dtype 'half' is not known"),
+    ],
+)
+def test_bad_arguments_are_found_before_the_data_are_read(models, options, error, message: str):
+    with pytest.raises(error, match=message):
+        compare(models, "/nowhere", **options)
+
+
+def test_the_table_gives_shares_of_the_first_model():
+    small = evaluation(
+        "small",
+        parameters=1_500_000,
+        bytes=6_000_000,
+        metrics={"nDCG@10": 0.49, "R@100": 0.88, "RR@10": 0.4},
+        documents_per_second=1234.56,
+        queries_per_second=250.0,
+        query_latency_ms=4.125,
+    )
+
+    assert rows([evaluation(), small]) == [
+        ["base", "2,000,000", "100.0", "8.0", "0.5000", "100.0", "0.9000", "50.0", "200.0", "5.00"],
+        [
+            "small",
+            "1,500,000",
+            "75.0",
+            "6.0",
+            "0.4900",
+            "98.0",
+            "0.8800",
+            "1,234.6",
+            "250.0",
+            "4.12",
+        ],
+    ]
+
+
+def test_the_table_says_what_was_measured_and_how():
+    shown = text([evaluation(), evaluation("half", dtype="bfloat16")])
+
+    assert "scifact (test)" in shown
+    assert "float32 / bfloat16, at most 256 tokens, batches of 32, cpu" in shown
+
+
+def test_a_first_model_that_finds_nothing_gives_no_share():
+    nothing = evaluation(metrics={"nDCG@10": 0.0, "R@100": 0.0, "RR@10": 0.0})
+
+    assert [row[5] for row in rows([nothing, evaluation()])] == ["-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["/runs/a/model", "/runs/b/model"], ["a/model", "b/model"]),
+        (["/runs/a/model", "/runs/b/model", "org/base"], ["a/model", "b/model", "base"]),
+        (["/x/a/m", "/y/a/m"], ["x/a/m", "y/a/m"]),
+        (["model", "/runs/model"], ["model", "runs/model"]),
+        (["/runs/model", "/runs/model", "/runs/model/"], ["model (1)", "model (2)", "model (3)"]),
+        (["."], ["."]),
+    ],
+)
+def test_models_with_the_same_folder_name_are_told_apart(names: list[str], labels: list[str]):
+    assert [row[0] for row in rows([evaluation(name) for name in names])] == labels
+
+
+def test_a_name_with_brackets_is_shown_as_it_is():
+    assert "model[bold]" in text([evaluation("model[bold]", data="[red]")])
+
+
+@pytest.mark.parametrize("changes", [{"data": "nfcorpus"}, {"split": "dev"}])
+def test_evaluations_on_different_data_are_not_put_into_one_table(changes: dict):
+    with pytest.raises(ValueError, match="one split of one data set"):
+        comparison_table([evaluation(), dataclasses.replace(evaluation("other"), **changes)])
+    with pytest.raises(ValueError, match="evaluations on nothing"):
+        comparison_table([])

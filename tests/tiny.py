@@ -1,0 +1,86 @@
+"""Tiny random models of every family, and a tokenizer made on the spot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from effir_integrations.architectures import ARCHITECTURES
+
+FAMILIES = sorted(ARCHITECTURES)
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 128,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
+FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
+    "llama": GROUPED,
+    "mistral": GROUPED,
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": GROUPED,
+    "gemma": GROUPED,
+    "gemma2": GROUPED,
+    "gemma3_text": GROUPED,
+    "phi3": {"num_key_value_heads": 2},
+    "modernbert": {"cls_token_id": 1, "sep_token_id": 2},
+    "gpt2": {"n_inner": 48},
+    "distilbert": {"hidden_dim": 48},
+}
+WORDS = [f"w{number}" for number in range(60)]
+
+
+def tiny_model(family: str, seed: int = 0, **options: Any) -> transformers.PreTrainedModel:
+    """Return a random base model whose norms and biases are not at their neutral start."""
+    prefix = ARCHITECTURES[family].class_prefix
+    sizes = {**SIZES, **FAMILY_OPTIONS.get(family, {}), **options}
+    if family == "distilbert":
+        sizes.pop("intermediate_size")
+    if family == "gpt2":
+        sizes.pop("intermediate_size")
+    config = getattr(transformers, f"{prefix}Config")(**sizes)
+    torch.manual_seed(seed)
+    model = getattr(transformers, f"{prefix}Model")(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.add_(noise.to(parameter.dtype), alpha=0.1)
+    return model.eval()
+
+
+def tiny_tokenizer(*, eos: bool = True, pad: bool = True) -> PreTrainedTokenizerFast:
+    """Return a word-level tokenizer with a BOS and no EOS, as many decoders have."""
+    specials = ["<pad>", "<s>", "</s>", "<unk>"]
+    vocabulary = {token: index for index, token in enumerate([*specials, *WORDS])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        unk_token="<unk>",
+        model_max_length=32,
+        **({"eos_token": "</s>"} if eos else {}),
+        **({"pad_token": "<pad>"} if pad else {}),
+    )
+
+
+def save_bare(family: str, folder: Path, **options: Any) -> Path:
+    """Write a bare Hugging Face folder: config, weights, tokenizer."""
+    tiny_model(family, **options).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
