@@ -14,7 +14,7 @@ from . import modeling as _modeling  # noqa: F401 - registers the effir_* model 
 if TYPE_CHECKING:
     from .artifacts import ImportanceReport, PruningPlan
     from .compression.analyze import analyze
-    from .compression.compress import compress
+    from .compression.compress import CompressConfig, compress
     from .compression.drop import drop
     from .compression.export import export
     from .compression.reconstruct import reconstruct
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
 
 _HOMES = {
+    "CompressConfig": "compression.compress",
     "Encoder": "encoder",
     "ImportanceReport": "artifacts",
     "PruningPlan": "artifacts",
@@ -37,6 +38,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CompressConfig",
     "Encoder",
     "ImportanceReport",
     "PruningPlan",

@@ -205,10 +205,14 @@ class ImportanceReport:
         present = [(score, layer) for layer, score in enumerate(scores) if score is not None]
         return [layer for _, layer in sorted(present)]
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what `importance.json` holds."""
+        return {"format": IMPORTANCE_FORMAT, **asdict(self)}
+
     def save(self, folder: Path) -> Path:
         """Write `importance.json` into a run folder and return its path."""
         path = folder / IMPORTANCE_FILE
-        write_json(path, {"format": IMPORTANCE_FORMAT, **asdict(self)})
+        write_json(path, self.to_json())
         return path
 
     @classmethod

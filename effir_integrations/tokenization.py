@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .files import read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -75,3 +78,20 @@ def _template_with_eos(template: dict[str, Any], eos: dict[str, Any]) -> dict[st
         "pair": [*template["pair"], piece],
         "special_tokens": {**template["special_tokens"], eos["token"]: token},
     }
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Save a tokenizer so that every reader takes `tokenizer.json` as it stands.
+
+    A class of a model family may rebuild the post-processor from its own defaults and lose the EOS,
+    and Transformers 4 does not know the name that version 5 writes; this class reads the file.
+    """
+    tokenizer.save_pretrained(folder)
+    if not tokenizer.is_fast:
+        return
+    path = folder / "tokenizer_config.json"
+    content = read_json(path, "what a tokenizer saves")
+    content.pop("backend", None)
+    content["tokenizer_class"] = "PreTrainedTokenizerFast"
+    content["model_input_names"] = list(tokenizer.model_input_names)
+    write_json(path, content)

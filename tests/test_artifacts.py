@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from effir_integrations.artifacts import BaseIdentity, ImportanceReport, PruningPlan
 

@@ -10,8 +10,8 @@ import sys
 
 import pytest
 import torch
-from conftest import FAMILIES, tiny_model
 from safetensors.torch import load_file, save_file
+from tiny import FAMILIES, tiny_model
 from transformers import AutoConfig, AutoModel
 
 from effir_integrations.artifacts import BaseIdentity, PruningPlan
@@ -111,12 +111,8 @@ def test_a_fresh_process_without_the_package_gives_the_same_bits(
 
 @pytest.mark.parametrize("family", ["bert", "qwen3"])
 def test_without_package_and_flag_the_folder_is_refused(family, saved):
-    script = ABSENT.join(
-        [
-            "import sys",
-            "from transformers import AutoModel\nAutoModel.from_pretrained(sys.argv[1], trust_remote_code=False)",
-        ]
-    )
+    load = "AutoModel.from_pretrained(sys.argv[1], trust_remote_code=False)"
+    script = f"import sys\n{ABSENT}\nfrom transformers import AutoModel\n{load}"
     result = run(script, saved[0] / family, check=False)
     assert result.returncode != 0
     assert "trust_remote_code=True" in result.stderr

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from effir_integrations.architectures import find
 from effir_integrations.surgery import (

@@ -11,10 +11,10 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from ..architectures import find
-from ..artifacts import PLAN_FILE, PruningPlan
-from ..checkpoint import INDEX, SINGLE
-from ..encoder import TEXT_ONLY, Encoder, load, prepare_tokenizer, transformer_model
+from ..artifacts import PruningPlan
+from ..encoder import TEXT_ONLY, Encoder, load, transformer_model
 from ..files import check_target, new_folder, write_json
+from ..tokenization import prepare_tokenizer, save_tokenizer
 from .apply import apply
 from .model_card import write_model_card
 
@@ -65,6 +65,7 @@ def export(
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     with new_folder(out, force=force, needed_bytes=int(weights * 1.05) + 20_000_000) as partial:
         encoder.save_pretrained(str(partial), create_model_card=False)
+        save_tokenizer(encoder.tokenizer, partial)
         write_provenance(partial, plan)
         reloaded = load(partial, device=str(encoder.device), dtype="auto")
         check_same_vectors(encoder, reloaded)
@@ -151,17 +152,20 @@ def export_from_disk(
     return out
 
 
-_NOT_COPIED = (SINGLE, INDEX, "config.json", "README.md", PLAN_FILE, EFFIR_FILE)
-_COPIED_KINDS = (".json", ".txt", ".model", ".jinja")
+_COPIED = ("sentence_bert_config.json", "config_sentence_transformers.json", "modules.json")
 
 
 def _copy_sidecars(source: Path, out: Path) -> None:
     """Copy tokenizer, prompts and the small modules after the transformer."""
+    from transformers import AutoTokenizer
+
+    for name in _COPIED:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, out / name)
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in _COPIED_KINDS and path.name not in _NOT_COPIED:
-            shutil.copyfile(path, out / path.name)
-        elif path.is_dir() and path.name[:1].isdigit():
+        if path.is_dir() and path.name[:1].isdigit():
             shutil.copytree(path, out / path.name)
+    save_tokenizer(AutoTokenizer.from_pretrained(source), out)
 
 
 def _write_sidecars(source: Path, out: Path) -> None:
@@ -174,7 +178,7 @@ def _write_sidecars(source: Path, out: Path) -> None:
     prepare_tokenizer(tokenizer, append_eos=pooling == "lasttoken")
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
     tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-    tokenizer.save_pretrained(out)
+    save_tokenizer(tokenizer, out)
     modules = [("", f"{Transformer.__module__}.{Transformer.__name__}")]
     stock = (Pooling(config.hidden_size, pooling_mode=pooling), Normalize())
     for index, module in enumerate(stock, start=1):

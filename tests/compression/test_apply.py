@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import tiny_model
+from tiny import tiny_model
 
 from effir_integrations.architectures import find
 from effir_integrations.artifacts import BaseIdentity, PruningPlan

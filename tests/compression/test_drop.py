@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import tiny_model
+from tiny import tiny_model
 
 from effir_integrations.artifacts import BaseIdentity, ImportanceReport
 from effir_integrations.compression.apply import apply

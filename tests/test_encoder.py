@@ -1,0 +1,154 @@
+"""Loading: what a folder says is kept, what is missing is said, no text breaks an encoder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tiny import save_bare, tiny_model, tiny_tokenizer
+
+from effir_integrations.encoder import clean_text, find_architecture, load, token_batches
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_bare("bert", tmp_path_factory.mktemp("bert"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "\ud800",
+        "w1 \udfff w2",
+        "w1 " * 33_333,
+        "w" * 100_000,
+        "\x00",
+        "😀",
+        "\ud83d\ude00",
+    ],
+    ids=["empty", "blank", "high", "low", "long", "one-word", "nul", "emoji", "pair"],
+)
+def test_no_text_breaks_an_encoder(folder, text):
+    vectors = load(folder, device="cpu").encode([text, "w1"])
+    assert vectors.shape == (2, 32)
+    assert bool(np.isfinite(vectors).all())
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_clean_text_keeps_what_is_valid():
+    assert clean_text("plain") == "plain"
+    assert clean_text("Größe 大") == "Größe 大"
+    assert clean_text("\ud83d\ude00") == "😀"
+    assert clean_text("a\ud800b") == "a\ufffdb"
+
+
+def test_batches_hold_every_text_once_within_the_token_budget(folder):
+    encoder = load(folder, device="cpu")
+    texts = ["w1 " * length for length in (1, 30, 2, 17, 9, 200, 3)] * 300
+    seen = 0
+    for batch in token_batches(encoder, texts, batch_tokens=128):
+        rows, tokens = batch["input_ids"].shape
+        assert rows * tokens <= 128
+        seen += rows
+    assert seen == len(texts)
+
+
+def test_batches_respect_the_length_and_leave_the_encoder_as_it_was(folder):
+    encoder = load(folder, device="cpu")
+    batches = list(token_batches(encoder, ["w1 " * 50], max_length=10))
+    assert batches[0]["input_ids"].shape == (1, 10)
+    assert encoder.max_seq_length == 32
+
+
+def test_the_dtype_is_the_one_asked_for(folder):
+    assert load(folder).dtype == torch.float32
+    assert load(folder, dtype="bf16").dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="dtype 'int3' is not known; choose from auto, fp32"):
+        load(folder, dtype="int3")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no model folder"):
+        load(tmp_path / "absent")
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"neither config\.json nor modules\.json"):
+        load(tmp_path)
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    save_bare("bert", tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match="only safetensors weights are read"):
+        load(tmp_path)
+
+
+def test_a_truncated_shard_is_refused(tmp_path):
+    save_bare("bert", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with pytest.raises(ValueError, match="truncated: its header promises"):
+        load(tmp_path)
+
+
+def test_a_header_that_is_cut_is_refused(tmp_path):
+    save_bare("bert", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:20])
+    with pytest.raises(ValueError, match="no whole safetensors file"):
+        load(tmp_path)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    model = tiny_model("llama")
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    tiny_tokenizer().save_pretrained(tmp_path)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    shards[1].unlink()
+    with pytest.raises(
+        FileNotFoundError, match=f"lacks 1 of {len(shards)} shards: {shards[1].name}"
+    ):
+        load(tmp_path)
+
+
+def test_an_unknown_family_is_refused_by_its_config_alone(tmp_path):
+    model = transformers.T5EncoderModel(
+        transformers.T5Config(vocab_size=64, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
+    )
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="'t5' is not supported.*choose a model of one of: bert"):
+        find_architecture(tmp_path)
+
+
+def test_a_decoder_without_eos_is_refused(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer(eos=False).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="has no EOS token, which last-token pooling needs"):
+        load(tmp_path)
+
+
+def test_a_decoder_without_pad_token_gets_one(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer(pad=False).save_pretrained(tmp_path)
+    encoder = load(tmp_path, device="cpu")
+    assert encoder.tokenizer.pad_token == "</s>"
+    together = encoder.encode(["w1 w2 w3 w4", "w5"])
+    np.testing.assert_allclose(encoder.encode(["w5"])[0], together[1], atol=1e-5)
+
+
+def test_pooling_of_a_finished_folder_cannot_be_overruled(minilm):
+    with pytest.raises(ValueError, match="brings its own pooling"):
+        load(minilm, pooling="cls")
+
+
+def test_minilm_keeps_its_vectors(minilm):
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["a first text", "and a second, longer one"]
+    stock = SentenceTransformer(str(minilm), device="cpu").encode(texts)
+    assert np.array_equal(load(minilm, device="cpu").encode(texts), stock)
