@@ -49,6 +49,8 @@ class Architecture:
     """Parallel residual only: the attention module, whose first output is its branch."""
     mlp: str = ""
     """Parallel residual only: the MLP module, whose output is its branch."""
+    norms_branches: bool = False
+    """Whether a norm follows each output projection before the residual sum (sandwich norms)."""
     parallel_flag: str = ""
     """The config attribute that switches the parallel residual on."""
     causal: bool = True
@@ -99,6 +101,7 @@ def _sandwich_decoder(family: str, class_prefix: str) -> Architecture:
             "post_feedforward_layernorm": "identity",
         },
         between="pre_feedforward_layernorm",
+        norms_branches=True,
     )
 
 

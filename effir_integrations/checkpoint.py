@@ -44,23 +44,23 @@ def check_checkpoint(folder: Path) -> list[StoredTensor]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX, "the list of shards of a sharded checkpoint")
-        shards = sorted({folder / name for name in index.get("weight_map", {}).values()})
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-            raise FileNotFoundError(
-                f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}; "
-                "copy or download the checkpoint again"
-            )
-        if shards:
-            return shards
+    # a single file wins over an index, as it does in Transformers
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
-    raise FileNotFoundError(
-        f"{folder} holds no {SINGLE} and no {INDEX}; only safetensors weights are read, so convert "
-        "pickled ones first (load them with transformers and call save_pretrained)"
-    )
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no {SINGLE} and no {INDEX}; only safetensors weights are read, so "
+            "convert pickled ones first (load them with transformers and call save_pretrained)"
+        )
+    index = read_json(folder / INDEX, "the list of shards of a sharded checkpoint")
+    shards = sorted({folder / name for name in index.get("weight_map", {}).values()})
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing or not shards:
+        raise FileNotFoundError(
+            f"{folder} lacks {len(missing)} of {len(shards)} shards: {', '.join(missing[:3])}; "
+            "copy or download the checkpoint again"
+        )
+    return shards
 
 
 def _read_shard(shard: Path) -> list[StoredTensor]:

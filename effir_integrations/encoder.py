@@ -120,7 +120,7 @@ def find_architecture(
     from transformers import AutoConfig
 
     _check_source(str(name))
-    folder = _transformer_folder(Path(name)) if Path(name).is_dir() else name
+    folder = transformer_folder(Path(name)) if Path(name).is_dir() else name
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     return find(AutoConfig.from_pretrained(folder, **shared))
 
@@ -199,10 +199,10 @@ def _check_source(name: str) -> None:
             f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
             "Transformers model folder"
         )
-    check_checkpoint(_transformer_folder(path))
+    check_checkpoint(transformer_folder(path))
 
 
-def _transformer_folder(path: Path) -> Path:
+def transformer_folder(path: Path) -> Path:
     """Return where config and weights lie: old Sentence Transformers folders use a subfolder."""
     nested = sorted(folder.parent for folder in path.glob("0_*/config.json"))
     return path if (path / "config.json").is_file() or not nested else nested[0]

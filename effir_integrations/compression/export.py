@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -11,11 +12,12 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from ..architectures import find
-from ..artifacts import PruningPlan
-from ..encoder import TEXT_ONLY, Encoder, load, transformer_model
+from ..artifacts import BaseIdentity, PruningPlan
+from ..encoder import TEXT_ONLY, Encoder, load, transformer_folder, transformer_model
 from ..files import check_target, new_folder, write_json
 from ..tokenization import prepare_tokenizer, save_tokenizer
 from .apply import apply
+from .masking import masked
 from .model_card import write_model_card
 
 if TYPE_CHECKING:
@@ -60,8 +62,12 @@ def export(
     """
     out = Path(out)
     check_target(out, force=force)
+    plan.base.check_same(BaseIdentity.of(transformer_model(encoder)))
+    with masked(transformer_model(encoder), plan):
+        expected = _probe(encoder)
     encoder[0].model = apply(transformer_model(encoder), plan)
     model = transformer_model(encoder)
+    check_sliced_equals_masked(expected, _probe(encoder), model.dtype)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     with new_folder(out, force=force, needed_bytes=int(weights * 1.05) + 20_000_000) as partial:
         encoder.save_pretrained(str(partial), create_model_card=False)
@@ -72,17 +78,39 @@ def export(
     return reloaded
 
 
-@torch.inference_mode()
+def _probe(encoder: SentenceTransformer) -> torch.Tensor:
+    return encoder.encode(list(PROBES), convert_to_tensor=True).float()
+
+
+def check_sliced_equals_masked(
+    masked_vectors: torch.Tensor, sliced_vectors: torch.Tensor, dtype: torch.dtype
+) -> None:
+    """Compare what the base gives with hooks in place of the plan with what the sliced model gives.
+
+    Slicing only changes the order of sums: rounding of the working precision is allowed, no more.
+
+    Raises:
+        RuntimeError: They differ by more.
+    """
+    cosine = torch.nn.functional.cosine_similarity(masked_vectors, sliced_vectors, dim=-1)
+    least = 0.99999 if dtype == torch.float32 else 0.99
+    if not bool((cosine >= least).all()):
+        raise RuntimeError(
+            f"the sliced model gives other vectors than the masked base (cosine down to "
+            f"{cosine.min().item():.6f}, at least {least} is rounding); nothing was written, "
+            "please report this with the model's name"
+        )
+
+
 def check_same_vectors(before: SentenceTransformer, after: SentenceTransformer) -> None:
     """Compare the vectors of `PROBES` bit for bit.
 
     Raises:
         RuntimeError: They differ.
     """
-    first = before.encode(list(PROBES), convert_to_tensor=True)
-    second = after.encode(list(PROBES), convert_to_tensor=True)
+    first, second = _probe(before), _probe(after)
     if not torch.equal(first, second):
-        difference = (first.float() - second.float()).abs().max().item()
+        difference = (first - second).abs().max().item()
         raise RuntimeError(
             f"the saved folder gives other vectors than the model in memory (largest difference "
             f"{difference:.3g}); nothing was kept, please report this with the model's name"
@@ -136,36 +164,41 @@ def export_from_disk(
         ValueError: The plan is of another base, or a shard is truncated.
         OSError: The disk is full.
     """
-    from .from_disk import identity_on_disk, rewrite_checkpoint, rewritten_bytes
+    from .from_disk import check_plan_fits_disk, rewrite_checkpoint, rewritten_bytes
 
     source, out = Path(source), Path(out)
+    weights = transformer_folder(source)
     check_target(out, force=force)
-    plan.base.check_same(identity_on_disk(source))
-    needed = rewritten_bytes(source, plan) + 20_000_000
+    check_plan_fits_disk(weights, plan)
+    needed = rewritten_bytes(weights, plan) + 20_000_000
     with new_folder(out, force=force, needed_bytes=needed) as partial:
-        rewrite_checkpoint(source, plan, partial, show_progress=show_progress)
+        rewrite_checkpoint(weights, plan, partial, show_progress=show_progress)
         if (source / "modules.json").is_file():
-            _copy_sidecars(source, partial)
+            _copy_sidecars(source, weights, partial)
         else:
             _write_sidecars(source, partial)
         write_provenance(partial, plan)
     return out
 
 
-_COPIED = ("sentence_bert_config.json", "config_sentence_transformers.json", "modules.json")
+_COPIED = ("sentence_bert_config.json", "config_sentence_transformers.json")
 
 
-def _copy_sidecars(source: Path, out: Path) -> None:
-    """Copy tokenizer, prompts and the small modules after the transformer."""
+def _copy_sidecars(source: Path, weights: Path, out: Path) -> None:
+    """Copy tokenizer, prompts and later modules; the transformer goes to the root."""
     from transformers import AutoTokenizer
 
     for name in _COPIED:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
-    for path in sorted(source.iterdir()):
-        if path.is_dir() and path.name[:1].isdigit():
-            shutil.copytree(path, out / path.name)
-    save_tokenizer(AutoTokenizer.from_pretrained(source), out)
+        for folder in (weights, source):
+            if (folder / name).is_file():
+                shutil.copyfile(folder / name, out / name)
+    modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
+    modules[0]["path"] = ""
+    for module in modules[1:]:
+        if module["path"]:
+            shutil.copytree(source / module["path"], out / module["path"])
+    write_json(out / "modules.json", modules)
+    save_tokenizer(AutoTokenizer.from_pretrained(weights), out)
 
 
 def _write_sidecars(source: Path, out: Path) -> None:

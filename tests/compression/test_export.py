@@ -7,6 +7,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tiny import save_bare
 
 import effir_integrations.compression.export as export_module
 from effir_integrations.artifacts import BaseIdentity, PruningPlan
+from effir_integrations.compression.apply import apply
 from effir_integrations.compression.export import check_same_vectors, export, export_from_disk
 from effir_integrations.encoder import load, transformer_model
 
@@ -221,6 +223,34 @@ def test_other_vectors_after_reloading_are_an_error_and_leave_nothing(tmp_path, 
     with pytest.raises(RuntimeError, match="nothing was kept"):
         export(encoder, plan_for(encoder), tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["base"]
+
+
+def test_a_sliced_model_that_differs_from_the_masked_base_is_an_error(tmp_path, monkeypatch):
+    encoder = load(save_bare("llama", tmp_path / "base"), device="cpu")
+    plan = plan_for(encoder)
+    other = replace(plan, neurons={3: torch.tensor([1, 2, 5, 18, 41])})
+    monkeypatch.setattr(export_module, "apply", lambda model, _: apply(model, other))
+    with pytest.raises(RuntimeError, match="other vectors than the masked base"):
+        export(encoder, plan, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["base"]
+
+
+def test_an_old_layout_with_a_transformer_subfolder_is_written_from_disk(tmp_path):
+    source = sentence_transformer_base(tmp_path)
+    nested = source / "0_Transformer"
+    nested.mkdir()
+    kept = {"modules.json", "config_sentence_transformers.json", "1_Pooling", "0_Transformer"}
+    for path in [path for path in source.iterdir() if path.name not in kept]:
+        path.rename(nested / path.name)
+    modules = json.loads((source / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (source / "modules.json").write_text(json.dumps(modules))
+    encoder = load(source, device="cpu")
+    plan = plan_for(encoder)
+    vectors = export(encoder, plan, tmp_path / "memory").encode(TEXTS)
+    export_from_disk(source, plan, tmp_path / "disk")
+    assert not (tmp_path / "disk" / "0_Transformer").exists()
+    assert np.array_equal(load(tmp_path / "disk", device="cpu").encode(TEXTS), vectors)
 
 
 def test_an_existing_folder_is_refused_before_anything_is_changed(tmp_path):
