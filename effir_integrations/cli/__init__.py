@@ -1,0 +1,16 @@
+"""`effir VERB`: the package's functions on names and paths."""
+
+from __future__ import annotations
+
+from . import measure, prune  # noqa: F401 - registers the verbs
+from .app import app
+
+__all__ = ["app", "main"]
+
+_ORDER = "compress compare analyze drop reconstruct export evaluate show demo".split()
+app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or ""))
+
+
+def main() -> None:
+    """Run the command line and leave with an exit code that says how it ended."""
+    app()

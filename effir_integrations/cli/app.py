@@ -1,0 +1,22 @@
+"""The `effir` application that the verbs register with."""
+
+from __future__ import annotations
+
+import typer
+
+from .console import EXIT_CODES
+
+app = typer.Typer(
+    name="effir",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help=(
+        "Make embedding models smaller and faster, as ordinary Sentence Transformers folders.\n\n"
+        "The short way: effir compress MODEL OUT, then effir compare MODEL OUT --data FOLDER.\n\n"
+        "Step by step: effir analyze MODEL --out run; effir drop run --mlp 4; effir reconstruct "
+        "run --keep-neurons 0.5; effir export run OUT.\n\n" + EXIT_CODES
+    ),
+)

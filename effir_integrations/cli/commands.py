@@ -1,0 +1,278 @@
+"""The verbs of the command line on run folders: what was done is not done again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..artifacts import (
+    IMPORTANCE_FILE,
+    PLAN_FILE,
+    BaseIdentity,
+    ImportanceReport,
+    PruningPlan,
+)
+from . import console
+
+if TYPE_CHECKING:
+    from ..compression.compress import Compressed
+    from ..compression.drop import DropConfig
+    from ..compression.reconstruct import ReconstructConfig
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+
+
+def parse_layers(text: str) -> tuple[int, ...]:
+    """Return the layers that `3,5-8` names.
+
+    Raises:
+        ValueError: It is no such list.
+    """
+    layers: list[int] = []
+    for part in filter(None, re.split(r"[,\s]+", text.strip())):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if match is None:
+            raise ValueError(f"layers {text!r} are no list such as 3,5-8; {part!r} will not do")
+        first, last = int(match[1]), int(match[2] or match[1])
+        layers.extend(range(first, last + 1))
+    return tuple(layers)
+
+
+def parse_count(text: str) -> int | None:
+    """Return the number that `3.6B` or `120M` names, or None for an empty text.
+
+    Raises:
+        ValueError: It is no such number.
+    """
+    if not text:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", text.strip().upper())
+    if match is None:
+        raise ValueError(f"{text!r} is no number of parameters; write 3.6B, 120M or 22000000")
+    return round(float(match[1]) * _UNITS[match[2]])
+
+
+def run_analyze(
+    model: str,
+    out: Path,
+    *,
+    calibration: str | None,
+    texts: int,
+    max_length: int | None,
+    dtype: str,
+    plot: Path | None,
+    force: bool,
+    show_progress: bool,
+) -> ImportanceReport:
+    """Analyze a model by name into a run folder, or return the report that is there already.
+
+    Raises:
+        ValueError: The folder holds a report of another model or other texts.
+    """
+    from ..calibration import load_calibration
+    from ..compression.analyze import analyze
+    from ..encoder import find_architecture, load
+
+    console.quiet_libraries()
+    find_architecture(model)
+    chosen = load_calibration(calibration, limit=texts)
+    report = None
+    if (out / IMPORTANCE_FILE).is_file() and not force:
+        report = ImportanceReport.load(out)
+        before = (report.base.name, report.calibration.get("sha256"))
+        if before != (model, chosen.sha256):
+            raise ValueError(
+                f"{out} holds the importance of {report.base.name} on "
+                f"{report.calibration.get('source')}; choose another --out, or repeat (--force)"
+            )
+    if report is None:
+        encoder = load(model, dtype=dtype)
+        report = analyze(encoder, chosen, max_length=max_length, show_progress=show_progress)
+        report.save(out)
+    if plot is not None:
+        from ..evaluation.plots import drop_order_heatmap
+
+        drop_order_heatmap(report, plot)
+    return report
+
+
+def run_drop(
+    source: str, out: Path | None, config: DropConfig, *, dry_run: bool, force: bool
+) -> tuple[PruningPlan, ImportanceReport | None]:
+    """Plan on the report of a run folder, or on a model where layers are named.
+
+    Raises:
+        ValueError: No folder to write to, or it holds a plan already.
+    """
+    from ..compression.drop import drop
+
+    report = None
+    if (Path(source) / IMPORTANCE_FILE).is_file():
+        report = ImportanceReport.load(Path(source))
+        base = report.base
+        out = out or Path(source)
+    else:
+        base = identify(source)
+    plan = drop(base, config, report)
+    if dry_run:
+        return plan, report
+    if out is None:
+        raise ValueError(f"{source} is a model, not a run folder; say where to write with --out")
+    _check_no_plan(out, force)
+    plan.save(out)
+    return plan, report
+
+
+def identify(model: str) -> BaseIdentity:
+    """Return the identity of a model by name, from its files alone where they are on this disk."""
+    from ..compression.from_disk import identity_on_disk
+    from ..encoder import find_architecture, load, transformer_model
+
+    find_architecture(model)
+    if Path(model).is_dir():
+        return identity_on_disk(Path(model))
+    return BaseIdentity.of(transformer_model(load(model)), model)
+
+
+def _check_no_plan(out: Path, force: bool) -> None:
+    if (out / PLAN_FILE).is_file() and not force:
+        raise ValueError(
+            f"{out} holds a plan already; choose another --out, or replace it (--force)"
+        )
+
+
+def run_reconstruct(
+    run: Path,
+    config: ReconstructConfig,
+    *,
+    model: str | None,
+    calibration: str | None,
+    texts: int,
+    force: bool,
+    show_progress: bool,
+) -> PruningPlan:
+    """Add pruned neurons and new output projections to the plan of a run folder.
+
+    Raises:
+        ValueError: The plan has pruned neurons already.
+        FileNotFoundError: The run folder holds neither a plan nor a report.
+    """
+    from ..calibration import load_calibration
+    from ..compression.reconstruct import reconstruct
+    from ..encoder import find_architecture, load
+
+    console.quiet_libraries()
+    plan = _plan_so_far(run, force)
+    name = model or plan.base.name
+    find_architecture(name)
+    chosen = load_calibration(calibration, limit=texts)
+    made = reconstruct(load(name), chosen, config, plan=plan, show_progress=show_progress)
+    made.save(run)
+    return made
+
+
+def _plan_so_far(run: Path, force: bool) -> PruningPlan:
+    if not (run / PLAN_FILE).is_file():
+        return PruningPlan(base=ImportanceReport.load(run).base)
+    plan = PruningPlan.load(run)
+    if (plan.neurons or plan.outputs) and not force:
+        raise ValueError(
+            f"the plan in {run} has pruned neurons already; export it, or prune anew (--force)"
+        )
+    stages = tuple(entry for entry in plan.made_by if entry.get("stage") == "drop")
+    return PruningPlan(
+        base=plan.base,
+        drop_mlp=plan.drop_mlp,
+        drop_attention=plan.drop_attention,
+        made_by=stages,
+    )
+
+
+def run_export(
+    run: Path,
+    out: Path,
+    *,
+    model: str | None,
+    from_disk: bool,
+    dtype: str,
+    force: bool,
+    show_progress: bool,
+) -> PruningPlan:
+    """Write the model that the plan of a run folder describes."""
+    from ..compression.export import export, export_from_disk
+    from ..encoder import find_architecture, load
+    from ..files import check_target
+
+    console.quiet_libraries()
+    plan = PruningPlan.load(run)
+    name = model or plan.base.name
+    check_target(out, force=force)
+    find_architecture(name)
+    if from_disk:
+        export_from_disk(name, plan, out, force=force, show_progress=show_progress)
+    else:
+        export(load(name, dtype=dtype), plan, out, force=force)
+    return plan
+
+
+def run_compress(
+    model: str | None,
+    out: Path | None,
+    settings: Mapping[str, Any],
+    config_file: Path | None,
+    *,
+    force: bool,
+    show_progress: bool,
+) -> tuple[Compressed, Path]:
+    """Compress by command-line settings or by a YAML file.
+
+    Raises:
+        ValueError: Both or neither of the two say what to do, or the YAML will not do.
+    """
+    from ..compression.compress import CompressConfig, compress
+
+    if config_file is not None:
+        if model is not None or _differing(settings, asdict(CompressConfig())):
+            raise ValueError("settings are given twice: in --config and on the command line")
+        settings = _read_yaml(config_file)
+        model, out = settings.pop("model", None), settings.pop("out", None)
+    if model is None or out is None:
+        raise ValueError("name the model and the folder to write: effir compress MODEL OUT")
+    console.quiet_libraries()
+    config = CompressConfig.from_mapping(settings)
+    result = compress(model, out, config, force=force, show_progress=show_progress)
+    return result, Path(out)
+
+
+def _differing(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in settings.items() if value != defaults[name]]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; expected a YAML file with model and out")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings; write lines such as `model: NAME`")
+    return content
+
+
+def show(folder: Path, *, as_json: bool) -> Any:
+    """Return what `effir show` prints of a folder: a table, or a dictionary for JSON."""
+    console.quiet_libraries()
+    content = console.describe_folder(folder)
+    if as_json:
+        return content
+    if content["kind"] == "plan":
+        return console.plan_table(PruningPlan.load(folder))
+    if content["kind"] == "importance":
+        return console.importance_table(ImportanceReport.load(folder))
+    return console.model_table(content)

@@ -1,0 +1,125 @@
+"""Verbs that look and measure: evaluate, compare, show, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import console
+from .app import app
+from .console import plain_errors
+from .options import (
+    BatchSize,
+    Data,
+    Debug,
+    Dtype,
+    Json,
+    MaxLength,
+    Model,
+    Quiet,
+    Split,
+)
+
+
+@app.command(name="evaluate")
+def evaluate_command(
+    model: Model,
+    data: Data,
+    split: Split = "test",
+    max_length: MaxLength = None,
+    batch_size: BatchSize = 32,
+    dtype: Dtype = "auto",
+    run_file: Annotated[
+        Path | None, typer.Option(help="Also write the ranking here, in TREC format.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Encode a BEIR corpus, search it exactly, and score it: nDCG@10, R@100, RR@10, speed."""
+    with plain_errors(debug):
+        from ..evaluation.compare import comparison_table
+        from ..evaluation.evaluate import evaluate
+
+        console.quiet_libraries()
+        result = evaluate(
+            model,
+            data,
+            split=split,
+            max_length=max_length,
+            batch_size=batch_size,
+            dtype=dtype,
+            run_path=run_file,
+            show_progress=not (quiet or as_json),
+        )
+        console.show(result.to_json() if as_json else comparison_table([result]), as_json, quiet)
+
+
+@app.command(name="compare")
+def compare_command(
+    models: Annotated[list[str], typer.Argument(help="Models; the first one is the measure.")],
+    data: Data,
+    split: Split = "test",
+    max_length: MaxLength = None,
+    batch_size: BatchSize = 32,
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Lay models side by side: size, quality as a share of the first, and speed."""
+    with plain_errors(debug):
+        from ..evaluation.compare import compare, comparison_table
+
+        console.quiet_libraries()
+        results = compare(
+            models,
+            data,
+            split=split,
+            max_length=max_length,
+            batch_size=batch_size,
+            dtype=dtype,
+            show_progress=not (quiet or as_json),
+        )
+        content = [x.to_json() for x in results] if as_json else comparison_table(results)
+        console.show(content, as_json, quiet)
+
+
+@app.command(name="show")
+def show_command(
+    folder: Annotated[Path, typer.Argument(help="Model folder or run folder.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Draw the layers of a model or run folder: what is there, how wide, what went."""
+    with plain_errors(debug):
+        from .commands import show
+
+        content = show(folder, as_json=as_json)
+        console.show(content, as_json, quiet=False)
+
+
+@app.command(name="demo")
+def demo_command(
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model to compress. Default: MiniLM from the [demo] extra."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the text, the models and the table.")
+    ] = Path("effir-demo"),
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compress a real model on real text, without any download, and compare the results."""
+    with plain_errors(debug):
+        from ..demo import demo
+        from ..evaluation.compare import comparison_table
+
+        console.quiet_libraries()
+        results = demo(model, out, show_progress=not (quiet or as_json))
+        content = [x.to_json() for x in results] if as_json else comparison_table(results)
+        console.show(content, as_json, quiet)

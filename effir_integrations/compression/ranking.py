@@ -1,0 +1,165 @@
+"""Order the neurons of an MLP by what their removal costs, and share out widths over the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from .moments import ridge_strength
+
+_CANDIDATES = 4
+"""Neurons looked at for each one that a block removes."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Removal:
+    """In which order the neurons of one MLP go, and what each step costs."""
+
+    order: torch.Tensor
+    """Neurons, the least needed first, (neurons,), int64."""
+    cost: torch.Tensor
+    """Growth of the output's mean squared error at each step, (neurons,), fp64."""
+
+    def kept(self, width: int) -> torch.Tensor:
+        """Return the `width` neurons that go last, ascending."""
+        return self.order[len(self.order) - width :].sort().values
+
+
+def rank_alone(energy: torch.Tensor) -> Removal:
+    """Rank neurons one by one, as if nothing made up for those that are gone.
+
+    Args:
+        energy: What each neuron adds to the output, its mean square or variance, (neurons,), fp64.
+    """
+    cost, order = energy.cpu().sort(stable=True)
+    return Removal(order=order, cost=cost)
+
+
+def rank_together(
+    gram: torch.Tensor, weight: torch.Tensor, ridge: float, block: int = 64
+) -> Removal:
+    """Rank neurons by backward elimination: the rest is refitted after every removal.
+
+    With `W` the refitted projection and `H` the inverse of the Gram matrix of the neurons left, the
+    squared error grows by `|W_j|^2 / H_jj` when neuron `j` goes (the optimal brain surgeon's
+    criterion), and `W` and `H` are then updated. Within a block the steps are exact over the
+    neurons that are cheapest when it begins; both matrices are updated once a block, which makes
+    the whole `O(neurons^3)` in matrix products.
+
+    Args:
+        gram: Mean of `a a^T` over tokens, (neurons, neurons), fp64.
+        weight: The projection from neurons to outputs, (outputs, neurons), fp64.
+        ridge: Pull towards the present weights, as a share of the mean diagonal of `gram`.
+        block: Neurons removed between two updates of the matrices.
+
+    Returns:
+        The order and the cost of each step, on the CPU.
+    """
+    neurons = len(gram)
+    inverse = gram.clone()
+    inverse.diagonal().add_(ridge_strength(gram, ridge))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
+    alive = torch.arange(neurons, device=gram.device)
+    order, costs = [], []
+    while len(alive):
+        score = weight.square().sum(0) / inverse.diagonal()
+        candidates = score.argsort(stable=True)[: _CANDIDATES * block]
+        steps, cost = _eliminate(
+            inverse[candidates][:, candidates].clone(), weight[:, candidates].clone(), block
+        )
+        gone = candidates[steps]
+        order.append(alive[gone])
+        costs.append(cost)
+        left = torch.ones(len(alive), dtype=torch.bool, device=gram.device)
+        left[gone] = False
+        weight, inverse = _without(inverse, weight, gone, left)
+        alive = alive[left]
+    return Removal(order=torch.cat(order).cpu(), cost=torch.cat(costs).cpu())
+
+
+def _eliminate(
+    inverse: torch.Tensor, weight: torch.Tensor, steps: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Remove the cheapest neuron, again and again, and return the positions and costs."""
+    gone, costs = [], []
+    left = torch.ones(len(inverse), dtype=torch.bool, device=inverse.device)
+    for _ in range(min(steps, len(inverse))):
+        score = weight.square().sum(0) / inverse.diagonal()
+        score[~left] = torch.inf
+        cost, position = score.min(0)
+        row = inverse[position] / inverse[position, position]
+        weight -= torch.outer(weight[:, position].clone(), row)
+        inverse -= torch.outer(inverse[:, position].clone(), row)
+        # what is left in the row of a removed neuron is rounding; one keeps the division defined
+        inverse[position, position] = 1.0
+        left[position] = False
+        gone.append(position)
+        costs.append(cost)
+    return torch.stack(gone), torch.stack(costs)
+
+
+def _without(
+    inverse: torch.Tensor, weight: torch.Tensor, gone: torch.Tensor, left: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight and inverse of the neurons left, refitted for the loss of a whole block."""
+    kept = left.nonzero()[:, 0]
+    if not len(kept):
+        return weight[:, kept], inverse[kept][:, kept]
+    rows = inverse[gone]
+    factor = torch.linalg.cholesky(rows[:, gone])
+    rows = rows[:, kept]
+    update = torch.cholesky_solve(rows, factor)
+    weight = torch.addmm(weight[:, kept], weight[:, gone], update, alpha=-1)
+    inverse = inverse[kept][:, kept].addmm_(rows.T, update, alpha=-1)
+    return weight, inverse
+
+
+def choose_widths(
+    removals: Mapping[int, Removal], *, total: int, multiple_of: int, min_width: int
+) -> dict[int, int]:
+    """Take neurons from whichever layer loses least by it, a block at a time.
+
+    Args:
+        removals: layer -> order and cost, in units that are comparable between layers.
+        total: How many neurons may stay; the widths come as close to it as `multiple_of` allows.
+        multiple_of: What every narrowed width is a multiple of.
+        min_width: What no layer goes below.
+
+    Returns:
+        layer -> width.
+
+    Raises:
+        ValueError: No layer can be narrowed that far.
+    """
+    widths = {layer: len(removal.order) for layer, removal in removals.items()}
+    floor = -(-max(min_width, 1) // multiple_of) * multiple_of
+    summed = {layer: removal.cost.cumsum(0) for layer, removal in removals.items()}
+    while True:
+        options = []
+        for layer, width in widths.items():
+            smaller = (width - 1) // multiple_of * multiple_of
+            if smaller >= floor:
+                options.append((_price(summed[layer], width, smaller), layer, smaller))
+        excess = sum(widths.values()) - total
+        if excess <= 0:
+            return widths
+        if not options:
+            raise ValueError(
+                f"{total} neurons in all are fewer than min_width={min_width} and "
+                f"multiple_of={multiple_of} allow in {len(widths)} layers "
+                f"({sum(widths.values())}); keep more neurons, or lower one of the two"
+            )
+        _, layer, smaller = min(options)
+        step = widths[layer] - smaller
+        if step - excess >= excess and step > excess:
+            return widths
+        widths[layer] = smaller
+
+
+def _price(summed: torch.Tensor, width: int, smaller: int) -> float:
+    """Return the mean cost of a neuron when a layer goes from one width to a smaller one."""
+    neurons = len(summed)
+    before = float(summed[neurons - width - 1]) if width < neurons else 0.0
+    return (float(summed[neurons - smaller - 1]) - before) / (width - smaller)

@@ -1,0 +1,146 @@
+"""Prune MLP neurons without gradients, and refit the output projection of what is left."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from ..artifacts import BaseIdentity, PruningPlan
+from ..encoder import transformer_model
+from .ranking import choose_widths
+from .refit import Calibrator
+from .streams import evaluation_mode
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ..calibration import Calibration
+
+METHODS = ("reconstruct", "mean", "plain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig:
+    """How many MLP neurons stay, and what makes up for the others."""
+
+    keep_neurons: float
+    """Share of the neurons in the MLPs that are left which stays, in (0, 1)."""
+    method: str = "reconstruct"
+    """`reconstruct` refits the output projection; `mean` adds the mean output of the removed
+    neurons to its bias; `plain` only removes."""
+    multiple_of: int = 64
+    """Narrowed widths are multiples of this; 1 as in the paper."""
+    min_width: int = 1
+    """No layer goes below it."""
+    ridge: float = 1e-3
+    """Pull of the refit towards the present weights, as a share of the mean squared activation."""
+    correction: float = 0.5
+    """Share of the error of earlier layers that a refit has to make good, in [0, 1]."""
+    max_length: int | None = None
+    """Tokens of a calibration text; None is the model's own limit."""
+    batch_tokens: int = 8192
+    """Padded tokens a forward pass."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep_neurons < 1:
+            raise ValueError(
+                f"keep_neurons={self.keep_neurons} must lie between 0 and 1, ends excluded; "
+                "0.5 keeps half of the neurons"
+            )
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r} is not known; choose {', '.join(METHODS)}")
+        for name in ("multiple_of", "min_width", "batch_tokens", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if not 0 < self.ridge <= 1:
+            raise ValueError(f"ridge={self.ridge} must lie above 0 and be at most 1")
+        if not 0 <= self.correction <= 1:
+            raise ValueError(f"correction={self.correction} must lie from 0 to 1")
+
+
+def reconstruct(
+    encoder: SentenceTransformer,
+    calibration: Calibration,
+    config: ReconstructConfig,
+    *,
+    plan: PruningPlan | None = None,
+    show_progress: bool = False,
+) -> PruningPlan:
+    """Choose the MLP neurons that stay and refit the output projections to them, without gradients.
+
+    The model is run, never changed. First, neurons are ranked by backward elimination: each step
+    removes the one whose loss the others make good best. Widths follow from one ranking over all
+    layers, with each token's error in units of its residual stream and each text counting alike.
+    Then, layer by layer, `W` and `b` minimise `|W a + b - y|^2` over the calibration tokens, `a`
+    being the activations of the kept neurons as the already narrowed layers cause them, and `y` the
+    output of the full MLP plus `correction` times what the residual stream lacks by then. Sums are
+    kept, hidden states are not: memory does not grow with the number of texts, and layer `l` costs
+    two runs of the layers up to it.
+
+    Families whose output projection has no bias get none by `reconstruct`; `mean` adds one.
+
+    Args:
+        encoder: The base model in a Sentence Transformers model.
+        calibration: Texts to fit on. No prompt is put in front of them.
+        config: How many neurons stay, and how.
+        plan: Sublayers that go anyway, from `drop`.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        The plan with kept neurons, new output projections, and measured errors in `made_by`.
+
+    Raises:
+        ValueError: The plan is of another base or already narrows MLPs, no MLP is left, widths
+            cannot be met, or activations are not finite.
+        RuntimeError: A layer did not run, or a refit is worse than plain removal.
+    """
+    model = transformer_model(encoder)
+    plan = PruningPlan(base=BaseIdentity.of(model)) if plan is None else plan
+    plan.base.check_same(BaseIdentity.of(model))
+    widths = _present_widths(plan, config)
+    calibrator = Calibrator(encoder, calibration, config, show_progress)
+    with evaluation_mode(model):
+        removals, means = calibrator.rank(plan, widths)
+        total = round(config.keep_neurons * sum(widths.values()))
+        narrowed = choose_widths(
+            removals, total=total, multiple_of=config.multiple_of, min_width=config.min_width
+        )
+        neurons = {
+            layer: removals[layer].kept(width)
+            for layer, width in narrowed.items()
+            if width < widths[layer]
+        }
+        outputs: dict[int, dict[str, Any]] = {}
+        errors: dict[str, dict[str, float]] = {}
+        if config.method == "mean":
+            outputs = calibrator.mean_outputs(neurons, means)
+        elif config.method == "reconstruct":
+            outputs, errors = calibrator.refit(plan, neurons)
+    record = {
+        "stage": "reconstruct",
+        "config": asdict(config),
+        "calibration": {
+            "source": calibration.source,
+            "sha256": calibration.sha256,
+            "texts": len(calibration.texts),
+            "tokens": calibrator.tokens,
+        },
+        "relative_errors": errors,
+    }
+    return replace(plan, neurons=neurons, outputs=outputs, made_by=(*plan.made_by, record))
+
+
+def _present_widths(plan: PruningPlan, config: ReconstructConfig) -> dict[int, int]:
+    if plan.neurons or plan.outputs:
+        raise ValueError("the plan narrows MLPs already; start from one that only drops sublayers")
+    widths = {layer: width for layer, width in enumerate(plan.mlp_widths) if width}
+    if not widths:
+        raise ValueError("no MLP is left to take neurons from; drop fewer MLPs")
+    narrowest = min(widths, key=lambda layer: widths[layer])
+    if widths[narrowest] < config.multiple_of:
+        raise ValueError(
+            f"multiple_of={config.multiple_of} is more than the {widths[narrowest]} neurons of "
+            f"layer {narrowest}; choose at most that"
+        )
+    return widths

@@ -1,0 +1,132 @@
+"""Figures of the method, as PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..files import new_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from ..artifacts import ImportanceReport
+
+_PANELS = {"mlp": "MLP", "attention": "Attention", "block": "Block"}
+_KEPT, _DROPPED, _NEWLY, _ABSENT, _BLANK = range(5)
+_COLOURS = ("#e9edf2", "#9dbbe0", "#1d4f91", "#d9d4cb", "#ffffff")
+_LEGEND = {
+    _KEPT: "kept",
+    _DROPPED: "dropped",
+    _NEWLY: "dropped at this step",
+    _ABSENT: "not in the model",
+}
+_INK = "#2f353d"
+
+
+def drop_order_heatmap(report: ImportanceReport, path: Path) -> Path:
+    """Draw which layers go as more and more are dropped, least important first (eq. 4, 5).
+
+    One panel each for MLP, attention and block: layer index across, number dropped down.
+
+    Args:
+        report: What `analyze` measured.
+        path: A file name that ends in .png; its folder is made.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: `path` does not end in .png.
+    """
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path} does not end in .png, and a PNG is what is drawn; rename it")
+    figure = _figure(len(report.block))
+    panels = figure.subplots(1, len(_PANELS), sharey=True)
+    for axes, (kind, title) in zip(panels, _PANELS.items(), strict=True):
+        _draw(axes, drop_order_grid(report, kind), title)
+    panels[0].set_ylabel("number dropped", color=_INK)
+    name = Path(report.base.name).name or report.base.family
+    figure.suptitle(f"Drop order, {name}", color=_INK, fontsize=12)
+    _add_legend(figure, absent=None in (*report.mlp, *report.attention))
+    with new_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=160, facecolor="white")
+    return path
+
+
+def drop_order_grid(report: ImportanceReport, kind: str) -> np.ndarray[Any, np.dtype[np.int8]]:
+    """Return the state of every layer for every number dropped, (number - 1, layer).
+
+    States: 0 kept, 1 dropped, 2 dropped at this step, 3 not in the model; rows for more than the
+    model has are 4 throughout.
+    """
+    order = report.order(kind)
+    layers = len(report.block)
+    grid = np.full((layers, layers), _BLANK, dtype=np.int8)
+    for row, newest in enumerate(order):
+        grid[row] = _ABSENT
+        grid[row, order] = _KEPT
+        grid[row, order[:row]] = _DROPPED
+        grid[row, newest] = _NEWLY
+    return grid
+
+
+def _figure(layers: int) -> Figure:
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "matplotlib":
+            raise
+        raise ImportError(
+            "drawing needs the package 'matplotlib', which is not installed; install it with: "
+            'pip install "effir-integrations[plot]"',
+            name="matplotlib",
+        ) from error
+    side = min(max(2.4, 0.14 * layers), 6.0)  # inches, of one panel
+    figure = Figure(figsize=(3 * side + 1.3, side + 1.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw(axes: Axes, grid: np.ndarray[Any, np.dtype[np.int8]], title: str) -> None:
+    from matplotlib.colors import ListedColormap
+    from matplotlib.ticker import MaxNLocator
+
+    layers = len(grid)
+    axes.pcolormesh(
+        np.arange(layers + 1) - 0.5,
+        np.arange(layers + 1) + 0.5,
+        grid,
+        cmap=ListedColormap(_COLOURS),
+        vmin=0,
+        vmax=len(_COLOURS) - 1,
+        edgecolors="white",
+        linewidth=min(0.8, 16 / layers),
+    )
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    axes.set_title(title, color=_INK, fontsize=11)
+    axes.set_xlabel("layer", color=_INK)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 4, 5, 10]))
+    first = 1 if layers <= 8 else layers // 8 if layers % 8 == 0 else max(2, layers // 6)
+    axes.set_yticks([1, *range(first, layers + 1, first)] if first > 1 else range(1, layers + 1))
+    axes.tick_params(length=0, colors=_INK, labelsize=9)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _add_legend(figure: Figure, *, absent: bool) -> None:
+    from matplotlib.patches import Patch
+
+    shown = [state for state in _LEGEND if absent or state != _ABSENT]
+    patches = [Patch(facecolor=_COLOURS[state], label=_LEGEND[state]) for state in shown]
+    legend = figure.legend(
+        handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=9
+    )
+    for text in legend.get_texts():
+        text.set_color(_INK)

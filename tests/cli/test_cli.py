@@ -1,0 +1,310 @@
+"""The verbs end to end on a tiny model, and one plain line for every bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+from sentence_transformers import SentenceTransformer
+from tiny import save_bare
+from typer.testing import CliRunner
+
+from effir_integrations.cli import app
+
+FIGURES = {"nDCG@10", "R@100", "RR@10"}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A tiny decoder with MLPs wide enough to round their widths to 8."""
+    return save_bare("llama", tmp_path_factory.mktemp("base") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Forty texts of words that the tiny tokenizer knows."""
+    path = tmp_path_factory.mktemp("texts") / "texts.txt"
+    lines = [" ".join(f"w{(row * 7 + word) % 60}" for word in range(20)) for row in range(40)]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A BEIR folder of thirty documents, ten of which are asked for."""
+    folder = tmp_path_factory.mktemp("beir") / "mini"
+    (folder / "qrels").mkdir(parents=True)
+    rows = [f"w{row} w{row + 20} w{row + 25}" for row in range(30)]
+    corpus = [json.dumps({"_id": f"d{i}", "title": "", "text": x}) for i, x in enumerate(rows)]
+    queries = [json.dumps({"_id": f"q{i}", "text": x}) for i, x in enumerate(rows[:10])]
+    qrels = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(10))]
+    (folder / "corpus.jsonl").write_text("\n".join(corpus))
+    (folder / "queries.jsonl").write_text("\n".join(queries))
+    (folder / "qrels" / "test.tsv").write_text("\n".join(qrels))
+    return folder
+
+
+def effir(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def effir_json(*arguments):
+    result = effir(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*arguments, code=2):
+    """Run a verb that must fail with one line on standard error, and return that line."""
+    result = effir(*arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_step_by_step_from_analyze_to_evaluate(base, texts, data, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    report = effir_json("analyze", base, "--out", run, "--calibration", texts)
+    assert len(report["mlp"]) == 4
+    planned = effir_json("drop", run, "--mlp", 1)
+    assert len(planned["drop_mlp"]) == 1
+    planned = effir_json(
+        "reconstruct", run, "--keep-neurons", 0.5, "--multiple-of", 8, "--calibration", texts
+    )
+    assert sum(planned["mlp_widths"]) == 3 * 24
+    exported = effir_json("export", run, out)
+    shown = effir_json("show", out)
+    assert shown["mlp_widths"] == exported["mlp_widths"] == planned["mlp_widths"]
+    assert shown["parameters"] == exported["parameters"] < planned["parameters_before"]
+    result = effir_json("evaluate", out, "--data", data)
+    assert set(result["metrics"]) == FIGURES
+    assert result["parameters"] == shown["parameters"]
+
+
+def test_compress_in_one_line_gives_an_ordinary_folder(base, texts, tmp_path):
+    out = tmp_path / "out"
+    result = effir(
+        "compress", base, out, "--keep-neurons", 0.5, "--multiple-of", 8, "--calibration", texts
+    )
+    assert result.exit_code == 0, result.output
+    assert "192 -> 96" in result.stdout
+    assert str(out) in result.stdout
+    assert SentenceTransformer(str(out), device="cpu").encode(["w1"]).shape == (1, 32)
+
+
+def test_compress_from_yaml_does_the_same_as_from_options(base, texts, tmp_path):
+    settings = ["--drop-mlp", 1, "--keep-neurons", 0.5, "--multiple-of", 8, "--calibration", texts]
+    effir_json("compress", base, tmp_path / "options", *settings)
+    (tmp_path / "compress.yaml").write_text(
+        f"model: {base}\nout: {tmp_path / 'yaml'}\ndrop-mlp: 1\nkeep-neurons: 0.5\n"
+        f"multiple-of: 8\ncalibration: {texts}\n"
+    )
+    effir_json("compress", "--config", tmp_path / "compress.yaml")
+    models = [SentenceTransformer(str(tmp_path / name)) for name in ("options", "yaml")]
+    assert np.array_equal(*(model.encode(["w1 w2", "w3"]) for model in models))
+
+
+def test_compare_lists_every_model_with_the_promised_keys(base, data, tmp_path):
+    effir_json("compress", base, tmp_path / "out", "--last-blocks", 1)
+    results = effir_json("compare", base, tmp_path / "out", "--data", data)
+    assert len(results) == 2
+    for result in results:
+        promised = {"model", "data", "metrics", "parameters", "bytes"}
+        promised |= {"documents_per_second", "queries_per_second"}
+        assert promised <= set(result)
+        assert set(result["metrics"]) == FIGURES
+    assert results[1]["parameters"] < results[0]["parameters"]
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(base, texts, tmp_path):
+    effir("analyze", base, "--out", tmp_path / "run", "--calibration", texts, "--quiet")
+    result = effir("drop", tmp_path / "run", "--mlp", 2, "--dry-run")
+    assert result.exit_code == 0
+    assert "dropped" in result.stdout
+    assert os.listdir(tmp_path / "run") == ["importance.json"]
+
+
+def test_a_finished_analysis_is_not_repeated_and_another_is_refused(base, texts, tmp_path):
+    run = tmp_path / "run"
+    effir("analyze", base, "--out", run, "--calibration", texts, "-q")
+    before = (run / "importance.json").stat().st_mtime_ns
+    effir("analyze", base, "--out", run, "--calibration", texts, "-q")
+    assert (run / "importance.json").stat().st_mtime_ns == before
+    line = refused("analyze", base, "--out", run)
+    assert "choose another --out, or repeat (--force)" in line
+
+
+def test_quiet_prints_nothing(base, tmp_path):
+    result = effir("compress", base, tmp_path / "out", "--last-blocks", 1, "--quiet")
+    assert (result.exit_code, result.stdout) == (0, "")
+
+
+def test_show_draws_the_layers(base, tmp_path):
+    effir("compress", base, tmp_path / "out", "--last-blocks", 1, "-q")
+    result = effir("show", tmp_path / "out")
+    assert "pruned from tiny-llama" in result.stdout
+    assert result.stdout.count("dropped") == 2
+
+
+def test_the_module_is_the_command(base):
+    command = [sys.executable, "-m", "effir_integrations", "show", str(base), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(done.stdout)["mlp_widths"] == [48] * 4
+
+
+def t5_folder(tmp_path):
+    sizes = {"vocab_size": 64, "d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1}
+    config = transformers.T5Config(**sizes, num_heads=2)
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "t5")
+    return tmp_path / "t5"
+
+
+def test_an_unknown_family_is_refused(tmp_path):
+    line = refused("compress", t5_folder(tmp_path), tmp_path / "out")
+    assert "'t5' is not supported" in line
+    assert "qwen3" in line
+
+
+def test_a_plan_of_another_base_is_refused(base, tmp_path):
+    other = save_bare("llama", tmp_path / "other", seed=3)
+    effir("drop", base, "--mlp-layers", "1", "--out", tmp_path / "run", "-q")
+    for way in ([], ["--from-disk"]):
+        line = refused("export", tmp_path / "run", tmp_path / "out", "--model", other, *way)
+        assert "made for" in line
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--mlp-layers", "4"], "layer 4 is out of range: the model has 4 layers"),
+        (["--mlp-layers", "2,2"], "layer 2 is named twice"),
+        (["--mlp-layers", "two"], "are no list such as 3,5-8"),
+        (["--attention-layers", "0-3"], "would leave none"),
+        (["--params", "lots"], "is no number of parameters"),
+        (["--keep-params", "1.5"], "must lie between 0 and 1"),
+        (["--mlp", "1"], "run `effir analyze` first"),
+        ([], "nothing to drop"),
+    ],
+)
+def test_impossible_drops_are_refused(base, tmp_path, options, words):
+    assert words in refused("drop", base, "--out", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_that_is_already_dropped_is_refused(base, tmp_path):
+    effir("compress", base, tmp_path / "once", "--last-blocks", 1, "-q")
+    line = refused("drop", tmp_path / "once", "--mlp-layers", "3", "--out", tmp_path / "run")
+    assert "layer 3 has no MLP: it was dropped before; choose from [0, 1, 2]" in line
+
+
+@pytest.mark.parametrize("share", ["0", "1", "1.5", "-0.2", "nan"])
+def test_a_share_outside_0_and_1_is_refused_before_loading(tmp_path, share):
+    line = refused("compress", tmp_path / "absent", tmp_path / "out", f"--keep-neurons={share}")
+    assert "keep_neurons" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("empty.txt", b"", "empty"),
+        ("blank.txt", b"\n  \n\n", "text"),
+        ("binary.txt", b"\x89PNG\r\n\x00\x00\xff\xfe", "UTF-8"),
+        ("bad.jsonl", b'{"text": "a"}\nnot json\n', "line 2"),
+        ("keys.jsonl", b'{"body": "a"}\n', "line 1"),
+    ],
+)
+def test_calibration_files_that_will_not_do_are_refused(base, tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    line = refused("compress", base, tmp_path / "out", "--calibration", tmp_path / name)
+    assert name in line
+    assert words in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n{"_id": ', "line 2"),
+        ("corpus.jsonl", '{"text": "a"}', "_id"),
+        ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n{"_id": "d0", "text": "b"}', "d0"),
+        ("queries.jsonl", '{"_id": "q0", "text": "a"}\n{"_id": "q0", "text": "b"}', "q0"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\tghost\t1", "ghost"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nghost\td0\t1", "ghost"),
+    ],
+)
+def test_data_that_will_not_do_is_refused(base, data, tmp_path, file, content, words):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / file).write_text(content)
+    assert words in refused("evaluate", base, "--data", tmp_path / "data")
+
+
+def test_a_truncated_checkpoint_is_refused(base, tmp_path):
+    shutil.copytree(base, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    for verb in (["compress", tmp_path / "cut", tmp_path / "out"], ["show", tmp_path / "cut"]):
+        assert "is truncated" in refused(*verb)
+
+
+def test_a_missing_shard_is_refused(base, tmp_path):
+    model = transformers.AutoModel.from_pretrained(base)
+    model.save_pretrained(tmp_path / "cut", max_shard_size="20KB")
+    next((tmp_path / "cut").glob("model-00002*")).unlink()
+    assert "lacks 1 of" in refused("compress", tmp_path / "cut", tmp_path / "out")
+
+
+def test_a_full_disk_is_refused_before_writing(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    line = refused("compress", base, tmp_path / "out", "--last-blocks", 1, code=4)
+    assert "MB are needed but only" in line
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_there_is_refused_before_loading(base, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("")
+    line = refused("compress", base, tmp_path / "out", "--last-blocks", 1)
+    assert "--force" in line
+
+
+def test_settings_given_twice_or_not_at_all_are_refused(base, tmp_path):
+    (tmp_path / "c.yaml").write_text("model: a\nout: b\nkeep-neurones: 0.5\n")
+    assert "unknown setting 'keep_neurones'" in refused(
+        "compress", "-q", "--config", tmp_path / "c.yaml"
+    )
+    assert "given twice" in refused("compress", base, "--config", tmp_path / "c.yaml")
+    assert "name the model" in refused("compress")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    result = effir("compress", tmp_path / "absent", tmp_path / "out", "--debug")
+    assert isinstance(result.exception, FileNotFoundError)
+
+
+def test_an_interrupted_run_ends_with_one_line_and_leaves_nothing(base, tmp_path):
+    """The interrupt comes while the corpus of a calibration fills memory: mid-work."""
+    texts = tmp_path / "many.txt"
+    texts.write_text("w1 w2 w3 w4 w5 w6 w7 w8\n" * 200_000)
+    command = [sys.executable, "-m", "effir_integrations", "compress", str(base)]
+    command += [str(tmp_path / "out"), "--calibration", str(texts), "--texts", "200000"]
+    command += ["--multiple-of", "8"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    time.sleep(25)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "interrupted" in stderr
+    assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["many.txt"]
