@@ -1,7 +1,7 @@
 """Quality kept by each way of removing MLP neurons, on the test queries of a BEIR corpus.
 
 One run, one table: the full model, then plain removal, mean compensation and reconstruction at
-several shares of the neurons, each evaluated on the whole corpus in fp32.
+several shares of the neurons, each evaluated on the whole corpus in the same precision.
 
     python benchmarks/reconstruct.py --data scifact --max-length 256
 """
@@ -36,6 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calibration", nargs="+", default=["sample"])
     parser.add_argument("--calibration-texts", type=int, default=256)
     parser.add_argument("--multiple-of", type=int, default=64)
+    parser.add_argument("--dtype", default="fp32", help="precision of the evaluation")
     parser.add_argument("--json", type=Path, help="also write the rows here")
     return parser.parse_args()
 
@@ -55,7 +56,7 @@ def row(name: str, result: Evaluation, first: Evaluation, seconds: float) -> dic
 
 def measure(options: argparse.Namespace, base: str, data: RetrievalData) -> list[dict[str, object]]:
     """Evaluate the full model and every variant, printing each row as it comes."""
-    full = evaluate(base, data, max_length=options.max_length, dtype="fp32")
+    full = evaluate(base, data, max_length=options.max_length, dtype=options.dtype)
     rows = [row("full", full, full, 0.0)]
     print_row(rows[0])
     for keep in options.keep:
@@ -73,7 +74,10 @@ def measure(options: argparse.Namespace, base: str, data: RetrievalData) -> list
                     compress(base, Path(folder) / "model", config)
                     seconds = time.perf_counter() - start
                     result = evaluate(
-                        Path(folder) / "model", data, max_length=options.max_length, dtype="fp32"
+                        Path(folder) / "model",
+                        data,
+                        max_length=options.max_length,
+                        dtype=options.dtype,
                     )
                 name = f"{keep:.0%} of the neurons, {method} ({Path(calibration).name})"
                 rows.append(row(name, result, full, seconds))
@@ -97,7 +101,7 @@ def main() -> None:
     print(
         f"{data.name}, {len(data.documents)} documents, {len(data.queries)} {data.split} queries, "
     )
-    print(f"{options.max_length} tokens, fp32, torch {torch.__version__}\n")
+    print(f"{options.max_length} tokens, {options.dtype}, torch {torch.__version__}\n")
     names = ("model", "parameters", "nDCG@10", "share of full", "R@100", "seconds to compress")
     print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
     rows = measure(options, base, data)

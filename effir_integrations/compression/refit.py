@@ -101,7 +101,9 @@ class Calibrator:
         centred = output.bias is not None
         weight = output_weight(output).to(moments.mean)
         if self.config.method == "reconstruct":
-            return rank_together(moments.gram(centred=centred), weight, self.config.ridge)
+            removal = rank_together(moments.gram(centred=centred), weight, self.config.ridge)
+            # a sum over tokens, each in units of its stream, is what layers can be compared by
+            return replace(removal, cost=removal.cost * moments.weight)
         # the bias takes the mean over, so only what varies is lost
         gram = moments.gram(centred=self.config.method == "mean")
         return rank_alone(gram.diagonal() * weight.square().sum(0))
