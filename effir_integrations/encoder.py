@@ -149,10 +149,15 @@ def token_batches(
     limit = encoder.max_seq_length
     if max_length is not None:
         encoder.max_seq_length = min(max_length, limit) if limit else max_length
-    window = 1024
+    window = 256
     try:
         bar = tqdm(
-            total=len(texts), desc=description, unit="text", delay=2, disable=not show_progress
+            total=len(texts),
+            desc=description,
+            unit="text",
+            delay=2,
+            disable=not show_progress,
+            leave=False,
         )
         with bar:
             for start in range(0, len(texts), window):

@@ -21,39 +21,6 @@ def ridge_strength(gram: torch.Tensor, ridge: float) -> float:
     return ridge * mean if mean > 0 else 1.0
 
 
-class Spread:
-    """Mean and mean square of every coordinate of the tokens that were added."""
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        """Start with no token; `size` is the number of coordinates."""
-        self.weight = 0.0
-        self._sum = torch.zeros(size, dtype=torch.float64, device=accumulator_device(device))
-        self._squares = torch.zeros_like(self._sum)
-
-    def add(self, values: torch.Tensor, weight: torch.Tensor) -> None:
-        """Add tokens: `values` is (tokens, size), `weight` is (tokens,), fp32."""
-        values = values.to(self._sum.device, torch.float32)
-        weight = weight.to(values.device)
-        self.weight += float(weight.sum(dtype=torch.float64))
-        self._sum += weight @ values
-        self._squares += weight @ values.square()
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Mean over tokens, (size,), fp64."""
-        return self._sum / self.weight
-
-    @property
-    def mean_square(self) -> torch.Tensor:
-        """Mean square over tokens, (size,), fp64."""
-        return self._squares / self.weight
-
-    @property
-    def variance(self) -> torch.Tensor:
-        """Variance over tokens, (size,), fp64."""
-        return (self.mean_square - self.mean.square()).clamp_(min=0)
-
-
 class Moments:
     """First and second moments of inputs `x` and, where there are any, of targets `y`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from effir_integrations.compression.moments import Moments, Spread, ridge_strength
+from effir_integrations.compression.moments import Moments, ridge_strength
 
 CPU = torch.device("cpu")
 
@@ -119,16 +119,3 @@ def test_twins_are_fitted_with_a_ridge():
 def test_the_ridge_is_a_share_of_the_mean_diagonal_and_one_where_all_is_silent():
     assert ridge_strength(torch.diag(torch.tensor([1.0, 3.0])), 0.1) == pytest.approx(0.2)
     assert ridge_strength(torch.zeros(2, 2), 0.1) == 1.0
-
-
-def test_spread_matches_the_weighted_mean_and_variance(data):
-    x, _, weight = data
-    spread = Spread(6, CPU)
-    for part, shares in zip(x.split(70), weight.split(70), strict=True):
-        spread.add(part, shares)
-    share = (weight / weight.sum()).double()
-    mean = share @ x.double()
-    torch.testing.assert_close(spread.mean, mean, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(
-        spread.variance, share @ (x.double() - mean).square(), rtol=1e-4, atol=1e-4
-    )
