@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_model
 from transformers import AutoConfig, AutoModel
 
-from effir_integrations.artifacts import BaseIdentity, PruningPlan
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.apply import apply
+from effir_integrations.identity import BaseIdentity
 from effir_integrations.modeling import STANDALONE_FILE, model_class
 
 BATCH = {

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..artifacts import (
-    IMPORTANCE_FILE,
-    PLAN_FILE,
-    BaseIdentity,
-    ImportanceReport,
-    PruningPlan,
-)
+from ..artifacts import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
+from ..identity import BaseIdentity
 from . import console
 
 if TYPE_CHECKING:

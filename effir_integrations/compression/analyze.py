@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 from ..architectures import find
-from ..artifacts import BaseIdentity, ImportanceReport
+from ..artifacts import ImportanceReport
 from ..encoder import token_batches, transformer_model
+from ..identity import BaseIdentity
 from ..surgery import dropped_attention, mlp_widths, model_layers
 
 if TYPE_CHECKING:

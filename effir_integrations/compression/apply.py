@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..architectures import find
-from ..artifacts import BaseIdentity, PruningPlan
+from ..artifacts import PruningPlan
+from ..identity import BaseIdentity
 from ..modeling import model_class, pruned_config
 from ..surgery import (
     add_output_bias,

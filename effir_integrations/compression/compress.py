@@ -8,10 +8,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import BaseIdentity, ImportanceReport, PruningPlan
+from ..artifacts import ImportanceReport, PruningPlan
 from ..calibration import Calibration, load_calibration
 from ..encoder import Encoder, find_architecture, load, transformer_model
 from ..files import check_target
+from ..identity import BaseIdentity
 from .analyze import analyze
 from .drop import DropConfig, drop
 from .export import export

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from ..artifacts import BaseIdentity, ImportanceReport, PruningPlan
+from ..artifacts import ImportanceReport, PruningPlan
+from ..identity import BaseIdentity
 from ..surgery import check_layers, check_some_attention_left
 
 

@@ -12,9 +12,10 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from ..architectures import find
-from ..artifacts import BaseIdentity, PruningPlan
+from ..artifacts import PruningPlan
 from ..encoder import TEXT_ONLY, Encoder, load, transformer_folder, transformer_model
 from ..files import check_target, new_folder, write_json
+from ..identity import BaseIdentity
 from ..tokenization import prepare_tokenizer, save_tokenizer
 from .apply import apply
 from .masking import masked

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..architectures import Architecture, find
-from ..artifacts import BaseIdentity, PruningPlan
+from ..artifacts import PruningPlan
 from ..checkpoint import StoredTensor
 from ..files import check_space
+from ..identity import BaseIdentity
 from ..modeling import model_class, pruned_config, standalone_source, write_standalone
 from ..surgery import (
     add_output_bias,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import BaseIdentity, PruningPlan
+from ..artifacts import PruningPlan
 from ..encoder import transformer_model
+from ..identity import BaseIdentity
 from .ranking import choose_widths
 from .refit import Calibrator
 from .streams import evaluation_mode

@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModel
 
 from .. import modeling  # noqa: F401 - registers the pruned model types
 from ..architectures import find
-from ..artifacts import BaseIdentity, output_weights
 from ..checkpoint import StoredTensor, check_checkpoint
+from ..identity import BaseIdentity, output_weights
 from .shards import DTYPES
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from tiny import tiny_model
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from effir_integrations.architectures import ARCHITECTURES
-from effir_integrations.artifacts import BaseIdentity, PruningPlan
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.checkpoint import SINGLE
+from effir_integrations.identity import BaseIdentity
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SMALL = 20_000

@@ -7,8 +7,9 @@ import torch
 from tiny import tiny_model
 
 from effir_integrations.architectures import find
-from effir_integrations.artifacts import BaseIdentity, PruningPlan
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.apply import apply
+from effir_integrations.identity import BaseIdentity
 from effir_integrations.surgery import model_layers
 
 

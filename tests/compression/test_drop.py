@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from tiny import tiny_model
 
-from effir_integrations.artifacts import BaseIdentity, ImportanceReport
+from effir_integrations.artifacts import ImportanceReport
 from effir_integrations.compression.apply import apply
 from effir_integrations.compression.drop import DropConfig, drop
+from effir_integrations.identity import BaseIdentity
 
 
 @pytest.fixture(scope="module")

@@ -17,10 +17,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from tiny import save_bare
 
 import effir_integrations.compression.export as export_module
-from effir_integrations.artifacts import BaseIdentity, PruningPlan
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.apply import apply
 from effir_integrations.compression.export import check_same_vectors, export, export_from_disk
 from effir_integrations.encoder import load, transformer_model
+from effir_integrations.identity import BaseIdentity
 
 TEXTS = ["w1 w2 w3", "", "w4 " * 60, "w9"]
 CHAT = "{% for m in messages %}<s> w7 {{ m['content'] }} w8{% endfor %}"
@@ -295,7 +296,8 @@ import os, sys
 from pathlib import Path
 import effir_integrations.compression.export as module
 from effir_integrations import load, export
-from effir_integrations.artifacts import BaseIdentity, PruningPlan
+from effir_integrations.artifacts import PruningPlan
+from effir_integrations.identity import BaseIdentity
 encoder = load(sys.argv[1], device="cpu")
 plan = PruningPlan(base=BaseIdentity.of(encoder[0].model, "x"), drop_mlp=(1,))
 module.write_model_card = lambda *args: os.kill(os.getpid(), 9)

@@ -22,7 +22,7 @@ from stored import (
 from transformers import AutoModel
 
 from effir_integrations import files
-from effir_integrations.artifacts import BaseIdentity, PruningPlan
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.checkpoint import INDEX, check_checkpoint
 from effir_integrations.compression.apply import apply
 from effir_integrations.compression.from_disk import (
@@ -31,6 +31,7 @@ from effir_integrations.compression.from_disk import (
     rewrite_checkpoint,
     rewritten_bytes,
 )
+from effir_integrations.identity import BaseIdentity
 from effir_integrations.modeling import STANDALONE_FILE
 
 

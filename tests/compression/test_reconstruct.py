@@ -9,12 +9,13 @@ import torch
 from tiny import WORDS, save_bare
 
 from effir_integrations.architectures import find
-from effir_integrations.artifacts import BaseIdentity, PruningPlan
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.calibration import Calibration
 from effir_integrations.compression.apply import apply
 from effir_integrations.compression.masking import masked
 from effir_integrations.compression.reconstruct import METHODS, ReconstructConfig, reconstruct
 from effir_integrations.encoder import load, transformer_model
+from effir_integrations.identity import BaseIdentity
 from effir_integrations.surgery import model_layers
 
 

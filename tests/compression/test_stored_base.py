@@ -17,11 +17,12 @@ from stored import (
 )
 from transformers import AutoModel
 
-from effir_integrations.artifacts import BaseIdentity, PruningPlan
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.from_disk import (
     identity_on_disk,
     rewrite_checkpoint,
 )
+from effir_integrations.identity import BaseIdentity
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

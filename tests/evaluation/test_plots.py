@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from effir_integrations.artifacts import BaseIdentity, ImportanceReport
+from effir_integrations.artifacts import ImportanceReport
 from effir_integrations.evaluation.plots import drop_order_grid, drop_order_heatmap
+from effir_integrations.identity import BaseIdentity
 
 
 def report_of(mlp, attention=None, block=None):
