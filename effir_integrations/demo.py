@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,10 @@ from .files import check_target, write_json
 if TYPE_CHECKING:
     from .evaluation.evaluate import Evaluation
 
+DEFAULT_NAME = "all-MiniLM-L6-v2"
 VARIANTS = {
-    "half the MLP neurons, plain removal": CompressConfig(keep_neurons=0.5, method="plain"),
-    "half the MLP neurons, reconstruct": CompressConfig(keep_neurons=0.5),
+    "half-plain": CompressConfig(keep_neurons=0.5, method="plain"),
+    "half-reconstruct": CompressConfig(keep_neurons=0.5),
 }
 
 
@@ -62,9 +64,11 @@ def demo(
         build_docstring_corpus(data, show_progress=show_progress)
     folders = []
     for name, config in VARIANTS.items():
-        folder = out / name.replace(",", "").replace(" ", "-")
+        folder = out / name
         compress(base, folder, config, force=True, show_progress=show_progress)
         folders.append(folder)
     results = compare([base, *folders], data, show_progress=show_progress)
+    if model is None:
+        results[0] = replace(results[0], model=DEFAULT_NAME)
     write_json(out / "table.json", [result.to_json() for result in results])
     return results
