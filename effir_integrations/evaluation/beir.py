@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -122,7 +122,7 @@ def _assemble(
     )
 
 
-def _texts(rows: Iterator[Row], kind: str) -> dict[str, str]:
+def _texts(rows: Iterable[Row], kind: str) -> dict[str, str]:
     texts: dict[str, str] = {}
     for where, row in rows:
         identifier = _identifier(where, row, "_id")
