@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import save_bare
 from typer.testing import CliRunner
 
@@ -39,6 +41,7 @@ def test_the_python_runs_and_is_short(tmp_path, monkeypatch, minilm):
     (code,) = [body for language, body in BLOCKS if language == "python"]
     assert len(code.strip().splitlines()) <= 12
     monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(os.cpu_count() or 1)
     scope: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), scope)
     related, unrelated = scope["model"].similarity(scope["queries"], scope["documents"])[0]

@@ -56,7 +56,7 @@ np.save(sys.argv[2], model.encode(json.loads(sys.argv[3])))
         [sys.executable, "-c", script, folder, out, json.dumps(TEXTS)],
         capture_output=True,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         timeout=300,
         check=False,
     )
