@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from .architectures import Architecture
-
-logger = logging.getLogger(__name__)
 
 DTYPES = {
     "auto": "auto",

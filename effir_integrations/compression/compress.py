@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -17,8 +16,6 @@ from .analyze import analyze
 from .drop import DropConfig, drop
 from .export import export
 from .reconstruct import ReconstructConfig, reconstruct
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

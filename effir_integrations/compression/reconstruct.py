@@ -97,8 +97,9 @@ def reconstruct(
         RuntimeError: A layer did not run, or a refit is worse than plain removal.
     """
     model = transformer_model(encoder)
-    plan = PruningPlan(base=BaseIdentity.of(model)) if plan is None else plan
-    plan.base.check_same(BaseIdentity.of(model))
+    base = BaseIdentity.of(model)
+    plan = PruningPlan(base=base) if plan is None else plan
+    plan.base.check_same(base)
     widths = _present_widths(plan, config)
     calibrator = Calibrator(encoder, calibration, config, show_progress)
     with evaluation_mode(model):
