@@ -7,7 +7,6 @@ import importlib.resources
 import logging
 import os
 import random
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from effir_integrations.dataset_names import parse_dataset_name, shown, stream_rows
 from effir_integrations.encoder import clean_text
 from effir_integrations.jsonl import check_text_file, read_jsonl, read_lines
 
@@ -28,11 +28,6 @@ MAX_STREAMED_ROWS = 20_000
 """How many rows of a `datasets` source are looked at when a limit is set: some have no end."""
 
 _LINE_SUFFIXES = (".txt", ".md")
-_FILE_SUFFIXES = (".jsonl", *_LINE_SUFFIXES, ".json", ".csv", ".tsv", ".parquet", ".gz", ".zip")
-_SPELLING = re.compile(
-    r"(?P<name>[^:#]+)(:(?P<config>[^:#]*))?(:(?P<split>[^:#]+))?(#(?P<column>[^#]+))?"
-)
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,54 +184,17 @@ def _row_text(row: Mapping[str, Any], where: str, key: str = "text") -> str:
 
 
 def _from_name(source: str | Path, limit: int | None) -> Iterator[str]:
-    name, config, split, column = str(source), None, "train", "text"
-    if not os.path.isdir(os.path.expanduser(name)) and (match := _SPELLING.fullmatch(name)):
-        name, config = match["name"], match["config"] or None
-        split, column = match["split"] or split, match["column"] or column
-    is_hub_name = (
-        isinstance(source, str)
-        and _HUB_NAME.fullmatch(name)
-        and not name.lower().endswith(_FILE_SUFFIXES)
-    )
-    name = os.path.expanduser(name)
-    if not os.path.isdir(name) and not is_hub_name:
+    dataset = parse_dataset_name(source)
+    if dataset is None:
         raise FileNotFoundError(
-            f"{_shown(source)}: nothing is there; expected a .jsonl, .txt or .md file, a BEIR "
+            f"{shown(source)}: nothing is there; expected a .jsonl, .txt or .md file, a BEIR "
             "folder with corpus.jsonl, or a datasets name: owner/name[:config[:split]][#column]."
         )
-    rows = _dataset_rows(str(source), name, config, split)
+    rows = stream_rows(str(source), dataset, extra="eval")
     if limit is not None:
         rows = islice(rows, max(limit, MAX_STREAMED_ROWS))
         logger.info("%s: sampling from its first %d rows", source, max(limit, MAX_STREAMED_ROWS))
-    return _column_texts(rows, str(source), column)
-
-
-def _dataset_rows(
-    source: str, name: str, config: str | None, split: str
-) -> Iterator[Mapping[str, Any]]:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {source!r} needs the package datasets; "
-            'install it with: pip install "effir-integrations[eval]"'
-        ) from error
-    try:
-        return iter(datasets.load_dataset(name, config, split=split, streaming=True))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{source}: datasets finds no data there ({_one_line(error)}); check the name."
-        ) from error
-    except ConnectionError as error:
-        raise ConnectionError(
-            f"{source}: no such path here, and datasets cannot reach the Hub to look for that "
-            f"name ({_one_line(error)}); check the path, or the network."
-        ) from error
-    except ValueError as error:
-        raise ValueError(
-            f"{source}: datasets refuses config={config!r}, split={split!r} ({_one_line(error)}); "
-            "spell it owner/name:config:split."
-        ) from error
+    return _column_texts(rows, str(source), dataset.column or "text")
 
 
 def _column_texts(rows: Iterable[Mapping[str, Any]], source: str, column: str) -> Iterator[str]:
@@ -266,13 +224,3 @@ def _sample(texts: Iterator[str], limit: int | None, seed: int, show_progress: b
         elif (slot := generator.randrange(index + 1)) < limit:
             kept[slot] = (index, text)
     return [text for _, text in sorted(kept)]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _shown(source: str | Path) -> str:
-    # A text passed by mistake where a path was meant may be long, or have many lines.
-    text = str(source)
-    return repr(text if len(text) <= 80 else text[:80] + "...")

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from effir_integrations.evaluation.extras import import_extra
+from effir_integrations.extras import import_extra
 from effir_integrations.jsonl import read_jsonl, read_lines
 
 Row = tuple[str, Mapping[str, Any]]

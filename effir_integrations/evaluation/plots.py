@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..artifacts import ImportanceReport
+    from ..artifacts import ImportanceReport, PruningPlan
 
 _PANELS = {"mlp": "MLP", "attention": "Attention", "block": "Block"}
 _KEPT, _DROPPED, _NEWLY, _ABSENT, _BLANK = range(5)
@@ -43,9 +43,9 @@ def drop_order_heatmap(report: ImportanceReport, path: Path) -> Path:
         ImportError: matplotlib is not installed.
         ValueError: `path` does not end in .png.
     """
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"{path} does not end in .png, and a PNG is what is drawn; rename it")
-    figure = _figure(len(report.block))
+    _check_png(path)
+    side = min(max(2.4, 0.14 * len(report.block)), 6.0)  # inches, of one panel
+    figure = _figure(3 * side + 1.3, side + 1.5)
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for axes, (kind, title) in zip(panels, _PANELS.items(), strict=True):
         _draw(axes, drop_order_grid(report, kind), title)
@@ -53,9 +53,38 @@ def drop_order_heatmap(report: ImportanceReport, path: Path) -> Path:
     name = Path(report.base.name).name or report.base.family
     figure.suptitle(f"Drop order, {name}", color=_INK, fontsize=12)
     _add_legend(figure, absent=None in (*report.mlp, *report.attention))
-    with new_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=160, facecolor="white")
-    return path
+    return _write(figure, path)
+
+
+def width_plot(plan: PruningPlan, path: Path) -> Path:
+    """Draw how many MLP neurons every layer keeps, against those of the base (figure 2b).
+
+    Args:
+        plan: What `slim` or `reconstruct` chose.
+        path: A file name that ends in .png; its folder is made.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: `path` does not end in .png.
+    """
+    _check_png(path)
+    layers = np.arange(plan.base.layers)
+    figure = _figure(min(max(4.0, 0.25 * len(layers)), 12.0), 3.2)
+    axes = figure.subplots()
+    axes.bar(layers, plan.base.mlp_widths, color=_COLOURS[_KEPT], label="base")
+    axes.bar(layers, plan.mlp_widths, color=_COLOURS[_NEWLY], label="kept")
+    axes.set_xlabel("layer", color=_INK)
+    axes.set_ylabel("MLP neurons", color=_INK)
+    axes.tick_params(length=0, colors=_INK, labelsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    name = Path(plan.base.name).name or plan.base.family
+    axes.set_title(f"MLP widths, {name}", color=_INK, fontsize=12)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return _write(figure, path)
 
 
 def drop_order_grid(report: ImportanceReport, kind: str) -> np.ndarray[Any, np.dtype[np.int8]]:
@@ -75,7 +104,18 @@ def drop_order_grid(report: ImportanceReport, kind: str) -> np.ndarray[Any, np.d
     return grid
 
 
-def _figure(layers: int) -> Figure:
+def _check_png(path: Path) -> None:
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"{path} does not end in .png, and a PNG is what is drawn; rename it")
+
+
+def _write(figure: Figure, path: Path) -> Path:
+    with new_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=160, facecolor="white")
+    return path
+
+
+def _figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -87,8 +127,7 @@ def _figure(layers: int) -> Figure:
             'pip install "effir-integrations[plot]"',
             name="matplotlib",
         ) from error
-    side = min(max(2.4, 0.14 * layers), 6.0)  # inches, of one panel
-    figure = Figure(figsize=(3 * side + 1.3, side + 1.5), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

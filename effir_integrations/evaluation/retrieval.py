@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from effir_integrations.evaluation.extras import import_extra
+from effir_integrations.extras import import_extra
 from effir_integrations.files import new_file
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Import the optional packages of the evaluation, or say how to install them."""
+"""Import optional packages, or say how to install them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import importlib
 from typing import Any
 
 
-def import_extra(module: str) -> Any:
-    """Import a package of the extra `eval`.
+def import_extra(module: str, extra: str = "eval") -> Any:
+    """Import a package that one of the extras installs.
 
     Args:
-        module: Its import name: "faiss", "ir_measures" or "datasets".
+        module: Its import name, such as "faiss", "ir_measures", "datasets" or "peft".
+        extra: The extra to name if it is missing.
 
     Raises:
         ImportError: If the package is not installed; names the command that installs it.
@@ -22,6 +23,6 @@ def import_extra(module: str) -> Any:
             raise
         raise ImportError(
             f"the package {module!r} is not installed; install it with: "
-            'pip install "effir-integrations[eval]"',
+            f'pip install "effir-integrations[{extra}]"',
             name=module,
         ) from error
