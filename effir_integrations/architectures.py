@@ -29,6 +29,8 @@ class Architecture:
     """Path of the list of layers, from the base model."""
     attention_output: str
     """The attention's output projection."""
+    attention_inputs: tuple[str, ...]
+    """The projections to queries, keys and values, in one matrix or in three."""
     mlp_inputs: tuple[str, ...]
     """The projections into the MLP; neurons are their output rows."""
     mlp_output: str
@@ -72,6 +74,7 @@ def _gated_decoder(family: str, class_prefix: str) -> Architecture:
         family=family,
         class_prefix=class_prefix,
         layers="layers",
+        attention_inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         attention_output="self_attn.o_proj",
         mlp_inputs=("mlp.gate_proj", "mlp.up_proj"),
         mlp_output="mlp.down_proj",
@@ -87,6 +90,7 @@ def _sandwich_decoder(family: str, class_prefix: str) -> Architecture:
         family=family,
         class_prefix=class_prefix,
         layers="layers",
+        attention_inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
         attention_output="self_attn.o_proj",
         mlp_inputs=("mlp.gate_proj", "mlp.up_proj"),
         mlp_output="mlp.down_proj",
@@ -111,6 +115,7 @@ def _post_norm_encoder(family: str, class_prefix: str) -> Architecture:
         family=family,
         class_prefix=class_prefix,
         layers="encoder.layer",
+        attention_inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
         attention_output="attention.output.dense",
         mlp_inputs=("intermediate.dense",),
         mlp_output="output.dense",
@@ -135,6 +140,7 @@ _ROWS = (
         family="phi3",
         class_prefix="Phi3",
         layers="layers",
+        attention_inputs=("self_attn.qkv_proj",),
         attention_output="self_attn.o_proj",
         mlp_inputs=("mlp.gate_up_proj",),
         mlp_output="mlp.down_proj",
@@ -147,6 +153,7 @@ _ROWS = (
         family="modernbert",
         class_prefix="ModernBert",
         layers="layers",
+        attention_inputs=("attn.Wqkv",),
         attention_output="attn.Wo",
         mlp_inputs=("mlp.Wi",),
         mlp_output="mlp.Wo",
@@ -163,6 +170,7 @@ _ROWS = (
         family="mpnet",
         class_prefix="MPNet",
         layers="encoder.layer",
+        attention_inputs=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_output="attention.attn.o",
         mlp_inputs=("intermediate.dense",),
         mlp_output="output.dense",
@@ -177,6 +185,7 @@ _ROWS = (
         family="distilbert",
         class_prefix="DistilBert",
         layers="transformer.layer",
+        attention_inputs=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
         attention_output="attention.out_lin",
         mlp_inputs=("ffn.lin1",),
         mlp_output="ffn.lin2",
@@ -191,6 +200,7 @@ _ROWS = (
         family="gpt_neox",
         class_prefix="GPTNeoX",
         layers="layers",
+        attention_inputs=("attention.query_key_value",),
         attention_output="attention.dense",
         mlp_inputs=("mlp.dense_h_to_4h",),
         mlp_output="mlp.dense_4h_to_h",
@@ -205,6 +215,7 @@ _ROWS = (
         family="gpt2",
         class_prefix="GPT2",
         layers="h",
+        attention_inputs=("attn.c_attn",),
         attention_output="attn.c_proj",
         mlp_inputs=("mlp.c_fc",),
         mlp_output="mlp.c_proj",

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import transformers
 
 from . import surgery
@@ -38,6 +39,7 @@ def pruned_classes(architecture: Architecture, module: str, *mixins: type) -> tu
         mlp_widths: list[int] | None = None
         dropped_attention: list[int] | None = None
         mlp_output_bias: bool = False
+        mlp_gates: bool = False
 
         def __post_init__(self, **kwargs: Any) -> None:
             super().__post_init__(**kwargs)
@@ -50,10 +52,20 @@ def pruned_classes(architecture: Architecture, module: str, *mixins: type) -> tu
         """The base model without the sublayers and neurons that its config leaves out."""
 
         config_class = PrunedConfig
+        # a half-precision gate never moves from 1: the steps are smaller than its spacing
+        _keep_in_fp32_modules_strict = {
+            *(getattr(base_model, "_keep_in_fp32_modules_strict", None) or ()),
+            "neuron_gate",
+        }
 
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
             reshape(self, architecture, config)
+
+        def _init_weights(self, module: Any) -> None:
+            super()._init_weights(module)
+            if hasattr(module, "neuron_gate"):
+                torch.nn.init.ones_(module.neuron_gate)
 
     for made, kind in ((PrunedConfig, "Config"), (PrunedModel, "Model")):
         made.__name__ = made.__qualname__ = f"Effir{prefix}{kind}"
@@ -99,6 +111,8 @@ def standalone_source(architecture: Architecture) -> str:
         surgery.projection_shape,
         surgery.new_projection,
         surgery.narrow,
+        surgery.gate_neurons,
+        surgery.add_gate,
         surgery.reshape,
         pruned_classes,
     )
@@ -130,6 +144,7 @@ def pruned_config(
     mlp_widths: list[int],
     dropped_attention: list[int],
     mlp_output_bias: bool = False,
+    mlp_gates: bool = False,
 ) -> PretrainedConfig:
     """Return the config of a pruned model; everything else stays as in the base config."""
     family = base.model_type.removeprefix(PREFIX)
@@ -140,6 +155,7 @@ def pruned_config(
         mlp_widths=mlp_widths,
         dropped_attention=dropped_attention,
         mlp_output_bias=mlp_output_bias,
+        mlp_gates=mlp_gates,
     )
     return model_class(family).config_class(**values)
 

@@ -73,10 +73,28 @@ def narrow(
     layer.set_submodule(architecture.mlp_output, new)
 
 
+def gate_neurons(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Multiply the activations that enter an output projection by `relu(z)` (eq. 7).
+
+    The product is taken in fp32 and rounded once: in bf16 a gate near 1 would not be felt.
+    """
+    activations = arguments[0]  # (batch, tokens, neurons)
+    gated = activations * torch.relu(module.neuron_gate)
+    return gated.to(activations.dtype), *arguments[1:]
+
+
+def add_gate(output: Any) -> None:
+    """Put a trainable gate, fp32 and 1 at the start, on every neuron of an output projection."""
+    width, _ = projection_shape(output)
+    gate = torch.ones(width, dtype=torch.float32, device=output.weight.device)
+    output.register_parameter("neuron_gate", nn.Parameter(gate))
+    output.register_forward_pre_hook(gate_neurons)
+
+
 def reshape(model: nn.Module, architecture: Architecture, config: Any) -> None:
     """Give a freshly built model the shape that `mlp_widths` and `dropped_attention` name.
 
-    Narrowed MLPs get new weights: the checkpoint brings the trained ones.
+    Narrowed MLPs get new weights and `mlp_gates` puts gates on: the checkpoint brings the values.
 
     Raises:
         ValueError: `mlp_widths` has not one entry a layer.
@@ -94,6 +112,8 @@ def reshape(model: nn.Module, architecture: Architecture, config: Any) -> None:
             stand_in(layer, architecture.without_mlp)
         elif new != old or config.mlp_output_bias:
             narrow(layer, architecture, new, config.mlp_output_bias)
+        if new and config.mlp_gates:
+            add_gate(layer.get_submodule(architecture.mlp_output))
         if index in (config.dropped_attention or ()):
             stand_in(layer, architecture.without_attention)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def apply(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
+def apply(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> PreTrainedModel:
     """Remove what the plan names from a base model and return it under its pruned class.
 
     The base is used up: its tensors are moved into the result, not copied.
@@ -32,6 +32,7 @@ def apply(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
     Args:
         model: The base model that the plan was made for.
         plan: Layers to drop, neurons to keep, and new output projections.
+        gates: Put a trainable gate on every MLP neuron that is left (eq. 7).
 
     Raises:
         ValueError: The plan was made for another base.
@@ -44,7 +45,7 @@ def apply(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
         drop_mlp(model, architecture, plan.drop_mlp)
     keep_neurons(model, architecture, plan.neurons)
     _set_outputs(model, plan)
-    return _as_pruned_class(model, plan)
+    return _as_pruned_class(model, plan, gates)
 
 
 @torch.no_grad()
@@ -67,7 +68,7 @@ def _set_outputs(model: PreTrainedModel, plan: PruningPlan) -> None:
             parameter.copy_(values)
 
 
-def _as_pruned_class(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedModel:
+def _as_pruned_class(model: PreTrainedModel, plan: PruningPlan, gates: bool) -> PreTrainedModel:
     """Move tensors and buffers of a sliced base model into the class that can be reloaded."""
     architecture = find(model.config)
     config = pruned_config(
@@ -75,11 +76,17 @@ def _as_pruned_class(model: PreTrainedModel, plan: PruningPlan) -> PreTrainedMod
         mlp_widths=mlp_widths(model, architecture),
         dropped_attention=dropped_attention(model, architecture),
         mlp_output_bias=plan.adds_output_bias or getattr(model.config, "mlp_output_bias", False),
+        mlp_gates=gates,
     )
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):
         pruned = model_class(architecture.family)(config)
-    pruned.load_state_dict(model.state_dict(), assign=True)
+    state = model.state_dict()
+    for name, parameter in pruned.named_parameters():
+        if name.endswith(".neuron_gate"):
+            weight = state[name.replace("neuron_gate", "weight")]
+            state[name] = torch.ones(parameter.shape, dtype=torch.float32, device=weight.device)
+    pruned.load_state_dict(state, assign=True)
     # buffers that are not saved, rotary frequencies for one, are not in the state dict
     for name, buffer in model.named_buffers():
         owner, _, leaf = name.rpartition(".")
