@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
@@ -17,13 +18,12 @@ from ..files import check_target, new_folder, write_json
 from ..identity import BaseIdentity
 from ..tokenization import prepare_tokenizer, save_tokenizer
 from .apply import apply
+from .history import history_of, write_history
 from .masking import masked
-from .model_card import write_model_card
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-EFFIR_FILE = "effir.json"
 PROBES = (
     "pruned",
     "",
@@ -62,21 +62,35 @@ def export(
     check_target(out, force=force)
     plan.base.check_same(BaseIdentity.of(transformer_model(encoder)))
     with masked(transformer_model(encoder), plan):
-        expected = _probe(encoder)
+        expected = probe(encoder)
     encoder[0].model = apply(transformer_model(encoder), plan)
     model = transformer_model(encoder)
-    check_sliced_equals_masked(expected, _probe(encoder), model.dtype)
-    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
+    check_sliced_equals_masked(expected, probe(encoder), model.dtype)
+    return save(encoder, history_of(plan), out, force=force)
+
+
+def save(
+    encoder: SentenceTransformer, history: Mapping[str, Any], out: Path, *, force: bool = False
+) -> Encoder:
+    """Write a finished encoder and its history as a folder, and return what loads from there.
+
+    Raises:
+        FileExistsError: `out` holds something and `force` was not given.
+        OSError: The disk is full.
+        RuntimeError: The reloaded folder gives other vectors; nothing is left behind.
+    """
+    weights = sum(tensor.nbytes for tensor in transformer_model(encoder).state_dict().values())
     with new_folder(out, force=force, needed_bytes=int(weights * 1.05) + 20_000_000) as partial:
         encoder.save_pretrained(str(partial), create_model_card=False)
         save_tokenizer(encoder.tokenizer, partial)
-        write_provenance(partial, plan)
+        write_history(partial, history)
         reloaded = load(partial, device=str(encoder.device), dtype="auto")
         check_same_vectors(encoder, reloaded)
     return reloaded
 
 
-def _probe(encoder: SentenceTransformer) -> torch.Tensor:
+def probe(encoder: SentenceTransformer) -> torch.Tensor:
+    """Return the vectors of `PROBES`, (texts, dimension), fp32."""
     return encoder.encode(list(PROBES), convert_to_tensor=True).float()
 
 
@@ -106,35 +120,13 @@ def check_same_vectors(before: SentenceTransformer, after: SentenceTransformer) 
     Raises:
         RuntimeError: They differ.
     """
-    first, second = _probe(before), _probe(after)
+    first, second = probe(before), probe(after)
     if not torch.equal(first, second):
         difference = (first - second).abs().max().item()
         raise RuntimeError(
             f"the saved folder gives other vectors than the model in memory (largest difference "
             f"{difference:.3g}); nothing was kept, please report this with the model's name"
         )
-
-
-def write_provenance(folder: Path, plan: PruningPlan) -> None:
-    """Write the plan and the model card into a model folder."""
-    write_json(
-        folder / EFFIR_FILE,
-        {
-            "base": plan.base.name,
-            "revision": plan.base.revision,
-            "family": plan.base.family,
-            "fingerprint": plan.base.fingerprint,
-            "drop_mlp": plan.drop_mlp,
-            "drop_attention": plan.drop_attention,
-            "mlp_widths": plan.mlp_widths,
-            "mlp_widths_before": plan.base.mlp_widths,
-            "parameters": plan.parameters,
-            "parameters_before": plan.base.parameters,
-            "made_by": plan.made_by,
-            "versions": plan.versions,
-        },
-    )
-    write_model_card(folder, plan)
 
 
 def export_from_disk(
@@ -175,7 +167,7 @@ def export_from_disk(
             _copy_sidecars(source, weights, partial)
         else:
             _write_sidecars(source, partial)
-        write_provenance(partial, plan)
+        write_history(partial, history_of(plan))
     return out
 
 

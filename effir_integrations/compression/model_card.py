@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..artifacts import PruningPlan
-
 _CARD = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -21,9 +19,9 @@ tags:
 
 # {title}
 
-A pruned copy of `{base}`, made by
-[effir-integrations](https://pypi.org/project/effir-integrations/) {version}: MLP sublayers or their
-neurons were removed, everything else (pooling, prompts, normalisation, length) is the base's.
+Made from `{base}` by
+[effir-integrations](https://pypi.org/project/effir-integrations/) {version}: {what}; everything
+else (pooling, prompts, normalisation, length) is the base's.
 
 | | base | this model |
 |---|---|---|
@@ -55,46 +53,59 @@ gives the same vectors. Without either, loading is refused: the weights fit no s
 """
 
 
-def write_model_card(folder: Path, plan: PruningPlan) -> None:
-    """Write `README.md` for an exported plan into a model folder."""
-    (folder / "README.md").write_text(model_card(plan), encoding="utf-8")
+def write_model_card(folder: Path, history: Mapping[str, Any]) -> None:
+    """Write `README.md` for a model with this history into its folder."""
+    (folder / "README.md").write_text(model_card(history), encoding="utf-8")
 
 
-def model_card(plan: PruningPlan) -> str:
+def model_card(history: Mapping[str, Any]) -> str:
     """Return the text of the model card, in Markdown with the hub's metadata on top."""
-    base = plan.base
-    widths = plan.mlp_widths
-    no_attention = {*base.dropped_attention, *plan.drop_attention}
+    base, after, before = history["base"], history["mlp_widths"], history["mlp_widths_before"]
+    gone_before = set(history.get("dropped_attention_before", ()))
+    gone = gone_before | set(history["drop_attention"])
     rows = [
-        f"| {layer} | {'dropped' if layer in no_attention else 'kept'} | {before:,} | "
-        f"{f'{after:,}' if after else 'dropped'} |"
-        for layer, (before, after) in enumerate(zip(base.mlp_widths, widths, strict=True))
+        f"| {layer} | {'dropped' if layer in gone else 'kept'} | {old:,} | "
+        f"{f'{new:,}' if new else 'dropped'} |"
+        for layer, (old, new) in enumerate(zip(before, after, strict=True))
     ]
-    is_hub_name = not Path(base.name).exists() and base.name.count("/") == 1
-    title = Path(base.name).name or base.name
+    is_hub_name = not Path(base).exists() and base.count("/") == 1
+    title = Path(base).name or base
+    pruned = history["parameters"] < history["parameters_before"]
     return _CARD.format(
-        base_model=f"base_model: {base.name}\n" if is_hub_name else "",
-        title=f"{title}, pruned",
-        base=base.name if is_hub_name else title,
-        version=plan.versions.get("effir-integrations", ""),
-        before=base.parameters,
-        after=plan.parameters,
-        share=plan.parameters / base.parameters,
-        mlps_before=sum(width > 0 for width in base.mlp_widths),
-        mlps=sum(width > 0 for width in widths),
-        attentions_before=base.layers - len(base.dropped_attention),
-        attentions=base.layers - len(no_attention),
-        neurons_before=sum(base.mlp_widths),
-        neurons=sum(widths),
+        base_model=f"base_model: {base}\n" if is_hub_name else "",
+        title=f"{title}, {'pruned' if pruned else 'trained'}",
+        base=base if is_hub_name else title,
+        version=history["versions"].get("effir-integrations", ""),
+        what=" and ".join(_changes(history, pruned)),
+        before=history["parameters_before"],
+        after=history["parameters"],
+        share=history["parameters"] / history["parameters_before"],
+        mlps_before=sum(width > 0 for width in before),
+        mlps=sum(width > 0 for width in after),
+        attentions_before=len(before) - len(gone_before),
+        attentions=len(before) - len(gone),
+        neurons_before=sum(before),
+        neurons=sum(after),
         rows="\n".join(rows),
-        stages="\n".join(_stage(entry) for entry in plan.made_by) or "No stage is recorded.",
+        stages="\n".join(_stage(entry) for entry in history["made_by"]) or "No stage is recorded.",
     )
+
+
+def _changes(history: Mapping[str, Any], pruned: bool) -> list[str]:
+    stages = {entry.get("stage") for entry in history["made_by"]}
+    changes = ["sublayers or MLP neurons were removed"] if pruned else []
+    if stages & {"finetune", "distill"}:
+        changes.append("the weights were trained")
+    return changes or ["nothing was removed"]
 
 
 def _stage(entry: Mapping[str, Any]) -> str:
     config = {key: value for key, value in entry.get("config", {}).items() if value}
     settings = ", ".join(f"{key} {value}" for key, value in config.items())
-    calibration = entry.get("calibration") or {}
-    source = calibration.get("source")
-    texts = f" (calibration: {calibration.get('texts')} texts of {source})" if source else ""
-    return f"* {entry.get('stage', 'unknown stage')}: {settings or 'default settings'}{texts}"
+    calibration, data = entry.get("calibration") or {}, entry.get("data") or {}
+    read = ""
+    if calibration.get("source"):
+        read = f" (calibration: {calibration.get('texts')} texts of {calibration['source']})"
+    elif data.get("source"):
+        read = f" (training: {data.get('examples')} examples of {data['source']})"
+    return f"* {entry.get('stage', 'unknown stage')}: {settings or 'default settings'}{read}"

@@ -294,7 +294,7 @@ def test_a_killed_export_leaves_no_model_folder(tmp_path):
     script = """
 import os, sys
 from pathlib import Path
-import effir_integrations.compression.export as module
+import effir_integrations.compression.history as module
 from effir_integrations import load, export
 from effir_integrations.artifacts import PruningPlan
 from effir_integrations.identity import BaseIdentity
