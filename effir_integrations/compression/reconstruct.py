@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..artifacts import PruningPlan
 from ..encoder import transformer_model
 from ..identity import BaseIdentity
@@ -24,8 +26,10 @@ METHODS = ("reconstruct", "mean", "plain")
 class ReconstructConfig:
     """How many MLP neurons stay, and what makes up for the others."""
 
-    keep_neurons: float
-    """Share of the neurons in the MLPs that are left which stays, in (0, 1)."""
+    keep_neurons: float | None
+    """Share of the neurons in the MLPs that are left which stays, in (0, 1]; 1 only refits the MLPs
+    left, to make up for dropped sublayers; None keeps the neurons that the plan names (from `slim`)
+    and refits those."""
     method: str = "reconstruct"
     """`reconstruct` refits the output projection; `mean` adds the mean output of the removed
     neurons to its bias; `plain` only removes."""
@@ -43,10 +47,14 @@ class ReconstructConfig:
     """Padded tokens a forward pass."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.keep_neurons < 1:
+        if self.keep_neurons is None and self.method != "reconstruct":
             raise ValueError(
-                f"keep_neurons={self.keep_neurons} must lie between 0 and 1, ends excluded; "
-                "0.5 keeps half of the neurons"
+                f"method={self.method!r} chooses the neurons itself; say how many with keep_neurons"
+            )
+        if self.keep_neurons is not None and not 0 < self.keep_neurons <= 1:
+            raise ValueError(
+                f"keep_neurons={self.keep_neurons} must lie above 0 and be at most 1; 0.5 keeps "
+                "half of the neurons"
             )
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r} is not known; choose {', '.join(METHODS)}")
@@ -85,36 +93,37 @@ def reconstruct(
         encoder: The base model in a Sentence Transformers model.
         calibration: Texts to fit on. No prompt is put in front of them.
         config: How many neurons stay, and how.
-        plan: Sublayers that go anyway, from `drop`.
+        plan: Sublayers that go anyway, from `drop`, and, where `keep_neurons` is None, the neurons
+            that stay, from `slim`.
         show_progress: Draw a progress bar.
 
     Returns:
         The plan with kept neurons, new output projections, and measured errors in `made_by`.
 
     Raises:
-        ValueError: The plan is of another base or already narrows MLPs, no MLP is left, widths
-            cannot be met, or activations are not finite.
+        ValueError: The plan is of another base, already narrows MLPs (or does not, where
+            `keep_neurons` is None), no MLP is left, widths cannot be met, or activations are not
+            finite.
         RuntimeError: A layer did not run, or a refit is worse than plain removal.
     """
     model = transformer_model(encoder)
     base = BaseIdentity.of(model)
     plan = PruningPlan(base=base) if plan is None else plan
     plan.base.check_same(base)
-    widths = _present_widths(plan, config)
+    _check_plan(plan, config)
     calibrator = Calibrator(encoder, calibration, config, show_progress)
+    outputs: dict[int, dict[str, Any]] = {}
+    errors: dict[str, dict[str, float]] = {}
     with evaluation_mode(model):
-        removals, means = calibrator.rank(plan, widths)
-        total = round(config.keep_neurons * sum(widths.values()))
-        narrowed = choose_widths(
-            removals, total=total, multiple_of=config.multiple_of, min_width=config.min_width
-        )
-        neurons = {
-            layer: removals[layer].kept(width)
-            for layer, width in narrowed.items()
-            if width < widths[layer]
-        }
-        outputs: dict[int, dict[str, Any]] = {}
-        errors: dict[str, dict[str, float]] = {}
+        neurons: dict[int, torch.Tensor]
+        means: dict[int, torch.Tensor] = {}
+        if config.keep_neurons is None:
+            neurons = dict(plan.neurons)
+        elif config.keep_neurons == 1:
+            neurons = {x: torch.arange(width) for x, width in enumerate(plan.mlp_widths) if width}
+        else:
+            neurons, means = _choose_neurons(calibrator, plan, config, config.keep_neurons)
+        plan = replace(plan, neurons={})
         if config.method == "mean":
             outputs = calibrator.mean_outputs(neurons, means)
         elif config.method == "reconstruct":
@@ -130,10 +139,44 @@ def reconstruct(
         },
         "relative_errors": errors,
     }
-    return replace(plan, neurons=neurons, outputs=outputs, made_by=(*plan.made_by, record))
+    narrowed = {x: kept for x, kept in neurons.items() if len(kept) < base.mlp_widths[x]}
+    return replace(plan, neurons=narrowed, outputs=outputs, made_by=(*plan.made_by, record))
 
 
-def _present_widths(plan: PruningPlan, config: ReconstructConfig) -> dict[int, int]:
+def _choose_neurons(
+    calibrator: Calibrator, plan: PruningPlan, config: ReconstructConfig, keep: float
+) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    """Return the neurons that stay in narrowed layers, and all neurons' mean activations."""
+    widths = {layer: width for layer, width in enumerate(plan.mlp_widths) if width}
+    removals, means = calibrator.rank(plan, widths)
+    narrowed = choose_widths(
+        removals,
+        total=round(keep * sum(widths.values())),
+        multiple_of=config.multiple_of,
+        min_width=config.min_width,
+    )
+    neurons = {
+        layer: removals[layer].kept(width)
+        for layer, width in narrowed.items()
+        if width < widths[layer]
+    }
+    return neurons, means
+
+
+def _check_plan(plan: PruningPlan, config: ReconstructConfig) -> None:
+    if config.keep_neurons is None:
+        if plan.outputs or not plan.neurons:
+            what = "is refitted already" if plan.outputs else "names no neurons that stay"
+            raise ValueError(
+                f"the plan {what}; slim first (effir slim), or say how many neurons stay "
+                "(--keep-neurons)"
+            )
+        return
+    if config.keep_neurons == 1 and not (plan.drop_mlp or plan.drop_attention):
+        raise ValueError(
+            "keep_neurons=1 on a plan that drops nothing leaves nothing to make up for; keep fewer "
+            "neurons, or drop sublayers first (effir drop)"
+        )
     if plan.neurons or plan.outputs:
         raise ValueError("the plan narrows MLPs already; start from one that only drops sublayers")
     widths = {layer: width for layer, width in enumerate(plan.mlp_widths) if width}
@@ -145,4 +188,3 @@ def _present_widths(plan: PruningPlan, config: ReconstructConfig) -> dict[int, i
             f"multiple_of={config.multiple_of} is more than the {widths[narrowest]} neurons of "
             f"layer {narrowest}; choose at most that"
         )
-    return widths

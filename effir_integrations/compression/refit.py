@@ -153,10 +153,12 @@ class Calibrator:
         output = self.output(layer)
         kept = kept.to(output.weight.device)
         moments = Moments(len(kept), len(output_weight(output)), output.weight.device)
+        self.tokens = 0
         for batch in self.batches():
             full = look(self.encoder, self.architecture, batch, [layer])[layer]
             with masked(self.model, before):
                 seen = look(self.encoder, self.architecture, batch, [layer])[layer]
+            self.tokens += len(seen.stream)
             # behind a norm, the stream's lack is not in the projection's units: its output's is
             lacks = (
                 full.output.float() - seen.output.float()
