@@ -127,6 +127,21 @@ def transformer_model(encoder: Any) -> PreTrainedModel:
     return encoder[0].model
 
 
+_ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+def role_prompt(encoder: SentenceTransformer, role: str) -> str:
+    """Return the text that `encode_query` or `encode_document` puts in front; often none.
+
+    Args:
+        encoder: Its own prompts are looked up.
+        role: `query` or `document`.
+    """
+    names = [name for name in _ROLES[role] if name in encoder.prompts]
+    name = names[0] if names else encoder.default_prompt_name
+    return (encoder.prompts[name] or "") if name is not None else ""
+
+
 def token_batches(
     encoder: SentenceTransformer,
     texts: Sequence[str],

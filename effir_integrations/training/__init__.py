@@ -1,0 +1,1 @@
+"""Trained compression: its data, its losses, its stages."""

@@ -1,0 +1,168 @@
+"""Score the passages of a training file with a cross-encoder, for distillation."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from effir_integrations.encoder import clean_text
+from effir_integrations.files import new_file
+from effir_integrations.jsonl import check_text_file, read_jsonl
+from effir_integrations.training.rows import (
+    TrainingRow,
+    check_new_jsonl,
+    parse_row,
+)
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
+_WINDOW = 256
+"""Lines scored and written at a time; their passages are batched by length."""
+_SCORING_HEADS = ("ForSequenceClassification", "ForCausalLM")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What `score` wrote."""
+
+    path: Path
+    """The .jsonl file."""
+    queries: int
+    """Lines."""
+    passages: int
+    """Scores: positives and negatives of all lines together."""
+
+
+def score(
+    model: str | Path | CrossEncoder,
+    source: str | Path,
+    out: str | Path,
+    *,
+    batch_size: int = 32,
+    show_progress: bool = False,
+    force: bool = False,
+) -> Scored:
+    """Copy a training file with `pos_scores` and `neg_scores` added to each line.
+
+    Scores are raw logits: no sigmoid is applied (`activation_fn=torch.nn.Identity()`), whatever the
+    model's own default. A softmax over the passages of a query, which distillation takes, needs
+    them so. The query is scored as it stands, without any prompt. Earlier scores are replaced,
+    all other keys stay. All lines are checked before the first is scored.
+
+    Args:
+        model: A cross-encoder with one label, or its folder or hub name. By name it is loaded from
+            safetensors, and code in its folder is not run.
+        source: A .jsonl file as `load_training` takes it.
+        out: The .jsonl file to write; it may be `source` with `force`.
+        batch_size: Pairs a batch.
+        show_progress: Show a bar over the lines.
+        force: Replace `out`.
+
+    Raises:
+        FileExistsError: If `out` exists and `force` was not given.
+        FileNotFoundError: If there is no such file or no such model.
+        ValueError: If a line cannot be used, or the model gives no single score for a pair.
+        RuntimeError: If a score is not finite.
+    """
+    out, path = Path(out), _source_path(source)
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r} is not allowed; give an integer from 1 up.")
+    check_new_jsonl(out, force=force)
+    passages = [len(row.positives) + len(row.negatives) for row, _ in _rows(path)]
+    if not passages:
+        raise ValueError(f"{path}: holds no line to score; give at least one.")
+    scorer = _load(str(model)) if isinstance(model, (str, Path)) else model
+    if scorer.num_labels != 1:
+        raise ValueError(
+            f"the cross-encoder gives {scorer.num_labels} labels for a pair, and distillation "
+            "needs one score; choose a reranker with one label."
+        )
+    bar = tqdm(
+        total=len(passages),
+        desc="Scoring",
+        unit="query",
+        delay=2,
+        disable=not show_progress,
+        leave=False,
+    )
+    rows = _rows(path)
+    with bar, new_file(out) as partial, partial.open("w", encoding="utf-8") as stream:
+        while window := list(islice(rows, _WINDOW)):
+            for line in _scored_lines(scorer, window, batch_size):
+                # A lone surrogate, which JSON can spell, is no UTF-8.
+                stream.write(clean_text(json.dumps(line, ensure_ascii=False)) + "\n")
+            bar.update(len(window))
+    return Scored(path=out, queries=len(passages), passages=sum(passages))
+
+
+def _source_path(source: str | Path) -> Path:
+    return check_text_file(os.path.expanduser(source), "a .jsonl file with query, pos and neg")
+
+
+def _rows(path: Path) -> Iterator[tuple[TrainingRow, dict[str, Any]]]:
+    for number, raw in read_jsonl(path):
+        yield parse_row(raw, where=f"{path} line {number}", number=number), raw
+
+
+def _load(name: str) -> CrossEncoder:
+    from sentence_transformers import CrossEncoder
+    from transformers import AutoConfig
+
+    folder = Path(name)
+    if not folder.is_dir() and (folder.exists() or name.startswith((".", "/", "~"))):
+        raise FileNotFoundError(
+            f"{name} is no model folder; give the folder of a cross-encoder, or a hub name."
+        )
+    try:
+        if not (folder / "modules.json").is_file():
+            # Such a model would be given a random head, and a log line.
+            _check_head(name, AutoConfig.from_pretrained(name, trust_remote_code=False))
+        return CrossEncoder(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    except OSError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FileNotFoundError(
+            f"{name}: no cross-encoder with safetensors can be loaded ({reason}); give its folder, "
+            "or a hub name that can be reached."
+        ) from error
+
+
+def _check_head(name: str, config: Any) -> None:
+    architectures = config.architectures or []
+    if not any(str(found).endswith(_SCORING_HEADS) for found in architectures):
+        raise ValueError(
+            f"{name} is a {', '.join(map(str, architectures)) or 'model of no named class'}, which "
+            "scores no pairs; give a cross-encoder (a reranker), not an encoder."
+        )
+
+
+def _scored_lines(
+    model: CrossEncoder, window: list[tuple[TrainingRow, dict[str, Any]]], batch_size: int
+) -> Iterator[dict[str, Any]]:
+    pairs = [(row.query, text) for row, _ in window for text in (*row.positives, *row.negatives)]
+    logits = model.predict(
+        pairs,
+        batch_size=batch_size,
+        show_progress_bar=False,
+        activation_fn=torch.nn.Identity(),
+        convert_to_tensor=True,
+    )
+    scores = iter(torch.as_tensor(logits).float().tolist())  # (pairs,)
+    for row, raw in window:
+        positive = list(islice(scores, len(row.positives)))
+        negative = list(islice(scores, len(row.negatives)))
+        if not all(math.isfinite(value) for value in (*positive, *negative)):
+            raise RuntimeError(
+                f"{row.where}: the cross-encoder gave a score that is not finite; nothing was "
+                "written: load it in float32."
+            )
+        yield {**raw, "pos_scores": positive, "neg_scores": negative}
