@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from . import measure, prune  # noqa: F401 - registers the verbs
+from . import measure, prune, train, train_data  # noqa: F401 - registers the verbs
 from .app import app
 
 __all__ = ["app", "main"]
 
-_ORDER = "compress compare analyze drop reconstruct export evaluate show demo".split()
+_ORDER = (
+    "compress compare analyze drop slim reconstruct export finetune distill mine score "
+    "evaluate show demo"
+).split()
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or ""))
 
 

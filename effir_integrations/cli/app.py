@@ -17,6 +17,9 @@ app = typer.Typer(
         "Make embedding models smaller and faster, as ordinary Sentence Transformers folders.\n\n"
         "The short way: effir compress MODEL OUT, then effir compare MODEL OUT --data FOLDER.\n\n"
         "Step by step: effir analyze MODEL --out run; effir drop run --mlp 4; effir reconstruct "
-        "run --keep-neurons 0.5; effir export run OUT.\n\n" + EXIT_CODES
+        "run --keep-neurons 0.5; effir export run OUT.\n\n"
+        "With training: effir mine MODEL DATA mined.jsonl; effir slim run --train mined.jsonl; "
+        "effir finetune OUT HEALED --train mined.jsonl, or, without labels, effir distill OUT "
+        "HEALED --texts corpus.jsonl.\n\n" + EXIT_CODES
     ),
 )

@@ -17,7 +17,6 @@ from . import console
 if TYPE_CHECKING:
     from ..compression.compress import Compressed
     from ..compression.drop import DropConfig
-    from ..compression.reconstruct import ReconstructConfig
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
@@ -143,7 +142,7 @@ def _check_no_plan(out: Path, force: bool) -> None:
 
 def run_reconstruct(
     run: Path,
-    config: ReconstructConfig,
+    settings: Mapping[str, Any],
     *,
     model: str | None,
     calibration: str | None,
@@ -153,16 +152,22 @@ def run_reconstruct(
 ) -> PruningPlan:
     """Add pruned neurons and new output projections to the plan of a run folder.
 
+    Where `keep_neurons` is None, neurons that `slim` chose stay, and half of them where it did not.
+
     Raises:
         ValueError: The plan has pruned neurons already.
         FileNotFoundError: The run folder holds neither a plan nor a report.
     """
     from ..calibration import load_calibration
-    from ..compression.reconstruct import reconstruct
+    from ..compression.reconstruct import ReconstructConfig, reconstruct
     from ..encoder import find_architecture, load
 
     console.quiet_libraries()
-    plan = _plan_so_far(run, force)
+    keep = settings["keep_neurons"]
+    plan = slimmed_plan(run) if keep is None else None
+    if plan is None:
+        plan, keep = plan_so_far(run, force), keep or 0.5
+    config = ReconstructConfig(**{**settings, "keep_neurons": keep})
     name = model or plan.base.name
     find_architecture(name)
     chosen = load_calibration(calibration, limit=texts)
@@ -171,7 +176,21 @@ def run_reconstruct(
     return made
 
 
-def _plan_so_far(run: Path, force: bool) -> PruningPlan:
+def slimmed_plan(run: Path) -> PruningPlan | None:
+    """Return the plan of a run folder if `slim` was its last stage."""
+    if not (run / PLAN_FILE).is_file():
+        return None
+    plan = PruningPlan.load(run)
+    return plan if plan.made_by and plan.made_by[-1].get("stage") == "slim" else None
+
+
+def plan_so_far(run: Path, force: bool) -> PruningPlan:
+    """Return the dropped sublayers that a run folder plans, or an empty plan of its base.
+
+    Raises:
+        FileNotFoundError: The run folder holds neither a plan nor a report.
+        ValueError: The plan has pruned neurons already and `force` was not given.
+    """
     if not (run / PLAN_FILE).is_file():
         return PruningPlan(base=ImportanceReport.load(run).base)
     plan = PruningPlan.load(run)

@@ -236,3 +236,24 @@ def show_plan(
         stdout().print(plan_table(plan, report))
         if out is not None:
             stdout().print(f"written to {out}")
+
+
+def show_trained(history: dict[str, Any], as_json: bool, quiet: bool, out: Path) -> None:
+    """Print what the last stage of a history trained, and where the model went."""
+    if not history:
+        return
+    record = history["made_by"][-1]
+    if as_json:
+        print_json({"out": str(out), "parameters": history["parameters"], **record})
+    elif not quiet:
+        data = record["data"]
+        table = Table(title=f"{record['stage']}: {data['examples']:,} examples of {data['source']}")
+        hidden = ("epoch", "grad_norm", "learning_rate")
+        names = [name for name in record["log"][-1] if name not in hidden] if record["log"] else []
+        for name in sorted(names, key="step".__ne__):
+            table.add_column(name, justify="right")
+        for entry in record["log"]:
+            cells = sorted(names, key="step".__ne__)
+            table.add_row(*(f"{entry.get(name, float('nan')):,.4g}" for name in cells))
+        stdout().print(table)
+        stdout().print(f"written to {out}")

@@ -121,8 +121,12 @@ def drop_command(
 def reconstruct_command(
     run: Run,
     keep_neurons: Annotated[
-        float, typer.Option(help="Share of the neurons of the MLPs left that stays.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Share of the neurons of the MLPs left that stays. Default: the neurons that "
+            "`effir slim` chose for this run, which are then only refitted, or else 0.5."
+        ),
+    ] = None,
     method: Method = "reconstruct",
     multiple_of: MultipleOf = 64,
     model: Annotated[
@@ -139,18 +143,16 @@ def reconstruct_command(
 ) -> None:
     """Prune MLP neurons and refit what is left by least squares, without a gradient step."""
     with plain_errors(debug):
-        from ..compression.reconstruct import ReconstructConfig
         from .commands import run_reconstruct
 
-        config = ReconstructConfig(
-            keep_neurons=keep_neurons,
-            method=method,
-            multiple_of=multiple_of,
-            max_length=max_length,
-        )
         plan = run_reconstruct(
             run,
-            config,
+            {
+                "keep_neurons": keep_neurons,
+                "method": method,
+                "multiple_of": multiple_of,
+                "max_length": max_length,
+            },
             model=model,
             calibration=calibration,
             texts=texts,

@@ -1,0 +1,216 @@
+"""The training verbs of the command line on names and paths."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..artifacts import PLAN_FILE, PruningPlan
+from . import console
+from .commands import plan_so_far, slimmed_plan
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration
+    from ..compression.distill import DistillConfig
+    from ..compression.finetune import FinetuneConfig
+    from ..compression.slim import SlimConfig
+    from ..encoder import Encoder
+    from ..training.config import TrainConfig
+    from ..training.examples import TrainingData
+
+SLIM_FOLDER = "slim"
+
+
+def run_slim(
+    run: Path,
+    source: str,
+    config: SlimConfig,
+    *,
+    negatives: int,
+    model: str | None,
+    dtype: str,
+    plot: Path | None,
+    force: bool,
+    show_progress: bool,
+) -> PruningPlan:
+    """Train gates on the base of a run folder and write the plan that follows from them.
+
+    A run folder whose plan ends with this very stage is left as it is.
+
+    Raises:
+        ValueError: The plan has pruned neurons already.
+        FileNotFoundError: The run folder holds neither a plan nor a report.
+    """
+    from ..compression.slim import slim
+    from ..encoder import find_architecture, load
+    from ..evaluation.plots import width_plot
+    from ..training.launch import is_main_process, local_device
+    from ..training.stage import Stage, data_record
+
+    console.quiet_libraries()
+    slimmed = None if force else slimmed_plan(run)
+    plan = slimmed or plan_so_far(run, force)
+    name = model or plan.base.name
+    find_architecture(name)
+    encoder = load(name, dtype=dtype, device=local_device())
+    data = _examples(source, encoder, config, negatives, scored=False, progress=show_progress)
+    stage = Stage(name="slim", config=config, data=data_record(data))
+    if slimmed is None or not stage.is_last_of({"made_by": slimmed.made_by}):
+        if slimmed is not None:
+            raise ValueError(
+                f"{run} was slimmed with other settings or examples; choose another run folder, or "
+                "slim anew (--force)"
+            )
+        plan = slim(
+            encoder,
+            data,
+            config,
+            run / SLIM_FOLDER,
+            plan=plan,
+            force=force,
+            show_progress=show_progress and is_main_process(),
+        )
+        if is_main_process():
+            plan.save(run)
+    if plot is not None and is_main_process():
+        width_plot(plan, plot)
+    return plan
+
+
+def run_finetune(
+    source: Path,
+    out: Path,
+    train: str,
+    config: FinetuneConfig,
+    *,
+    negatives: int,
+    needs_scores: bool,
+    model: str | None,
+    dtype: str,
+    force: bool,
+    show_progress: bool,
+) -> dict[str, Any]:
+    """Fine-tune a model folder, or the model that a run folder plans; return its history."""
+    from ..compression.finetune import finetune
+    from ..training.rows import has_scores
+
+    scored = needs_scores or (config.teacher_weight > 0 and has_scores(train))
+    encoder, history = _load_source(source, model, dtype)
+    data = _examples(train, encoder, config, negatives, scored=scored, progress=show_progress)
+    finetune(encoder, data, config, out, history=history, force=force, show_progress=show_progress)
+    return _written(out)
+
+
+def run_distill(
+    source: Path,
+    out: Path,
+    config: DistillConfig,
+    *,
+    teacher: str | None,
+    texts: str | None,
+    text_count: int | None,
+    queries: str | None,
+    model: str | None,
+    dtype: str,
+    force: bool,
+    show_progress: bool,
+) -> dict[str, Any]:
+    """Distill into a model folder, or the model that a run folder plans; return its history."""
+    from ..compression.distill import distill
+    from ..encoder import load
+    from ..training.launch import local_device
+
+    encoder, history = _load_source(source, model, dtype)
+    guide = load(teacher or history["base"], device=local_device())
+    chosen = _texts(encoder, texts, text_count, queries, show_progress)
+    distill(
+        encoder,
+        guide,
+        chosen,
+        config,
+        out,
+        history=history,
+        force=force,
+        show_progress=show_progress,
+    )
+    return _written(out)
+
+
+def _load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, dict[str, Any]]:
+    """Return the encoder to train and its history."""
+    from ..compression.apply import apply
+    from ..compression.history import history_at, history_of
+    from ..encoder import find_architecture, load, transformer_model
+    from ..training.launch import local_device
+
+    console.quiet_libraries()
+    if not (source / PLAN_FILE).is_file():
+        if model is not None:
+            raise ValueError(f"{source} is a model, which needs no --model; leave it out")
+        find_architecture(source)
+        encoder = load(source, dtype=dtype, device=local_device())
+        return encoder, history_at(encoder, source)
+    plan = PruningPlan.load(source)
+    name = model or plan.base.name
+    find_architecture(name)
+    encoder = load(name, dtype=dtype, device=local_device())
+    encoder[0].model = apply(transformer_model(encoder), plan)
+    return encoder, history_of(plan)
+
+
+def _examples(
+    source: str,
+    encoder: Encoder,
+    config: TrainConfig,
+    negatives: int,
+    *,
+    scored: bool,
+    progress: bool,
+) -> TrainingData:
+    from ..encoder import role_prompt
+    from ..training.examples import load_training
+
+    return load_training(
+        source,
+        negatives=negatives,
+        scored=scored,
+        query_prompt=role_prompt(encoder, "query"),
+        document_prompt=role_prompt(encoder, "document"),
+        tokenizer=encoder.tokenizer,
+        max_query_tokens=config.max_length or encoder.max_seq_length,
+        seed=config.seed,
+        show_progress=progress,
+    )
+
+
+def _texts(
+    encoder: Encoder,
+    documents: str | None,
+    count: int | None,
+    queries: str | None,
+    show_progress: bool,
+) -> Calibration:
+    """Return documents and queries as they are encoded, prompts in front."""
+    from ..calibration import load_calibration
+    from ..encoder import role_prompt
+
+    def prompted(texts: Calibration, role: str) -> list[str]:
+        return [role_prompt(encoder, role) + text for text in texts.texts]
+
+    chosen = load_calibration(documents, limit=count, show_progress=show_progress)
+    texts, source = prompted(chosen, "document"), chosen.source
+    if queries is not None:
+        asked = load_calibration(queries, limit=None, show_progress=show_progress)
+        texts += prompted(asked, "query")
+        source = f"{source} and {asked.source}"
+    made: Calibration = replace(load_calibration(texts, limit=None), source=source)
+    return made
+
+
+def _written(out: Path) -> dict[str, Any]:
+    from ..compression.history import HISTORY_FILE
+    from ..files import read_json
+    from ..training.launch import is_main_process
+
+    return read_json(out / HISTORY_FILE, "what training writes") if is_main_process() else {}

@@ -1,0 +1,160 @@
+"""Verbs that make training data: mine, score."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import console
+from .app import app
+from .console import plain_errors
+from .options import BatchSize, Debug, Dtype, Force, Json, MaxLength, Model, Quiet, Split
+
+Out = Annotated[Path, typer.Argument(help="The .jsonl file to write.")]
+
+
+@app.command(name="mine")
+def mine_command(
+    model: Model,
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="BEIR folder, or a .jsonl file or datasets name with query, pos and neg."
+        ),
+    ],
+    out: Out,
+    negatives: Annotated[
+        int, typer.Option(help="Negatives to look for, for each query. The paper trains with 7.")
+    ] = 7,
+    split: Split = "train",
+    range_min: Annotated[
+        int, typer.Option(help="Skip that many of the best: they may be relevant, but not judged.")
+    ] = 0,
+    range_max: Annotated[
+        int,
+        typer.Option(help="Candidates to look at; more find negatives for more queries."),
+    ] = 1000,
+    relative_margin: Annotated[
+        float,
+        typer.Option(
+            help="A negative must be this share less similar than the worst positive; 0 lets all "
+            "in that are no more similar."
+        ),
+    ] = 0.05,
+    query_prompt_name: Annotated[
+        str | None,
+        typer.Option(help="The model's prompt for queries. Default: the one named query, if any."),
+    ] = None,
+    document_prompt_name: Annotated[
+        str | None,
+        typer.Option(help="Its prompt for passages. Default: the one named document, if any."),
+    ] = None,
+    faiss: Annotated[
+        bool, typer.Option("--faiss", help="Search with FAISS ([eval] extra): for large corpora.")
+    ] = False,
+    fill: Annotated[
+        bool,
+        typer.Option(help="Draw what is missing of a query's negatives at random: all can train."),
+    ] = True,
+    batch_size: BatchSize = 32,
+    max_length: MaxLength = None,
+    dtype: Dtype = "auto",
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Find hard negatives: passages that MODEL ranks high for a query and nobody judged relevant.
+
+    Writes one line a query with query, pos (all its positives) and neg (best first). Of a BEIR
+    folder the whole corpus is ranked and only the judgements of --split are read; of a .jsonl file
+    all its passages are ranked. Needs the [train] extra.
+
+    effir mine MODEL beir/scifact mined.jsonl
+    """
+    with plain_errors(debug):
+        from ..encoder import find_architecture, load
+        from ..training.mine import check_mining, mine
+
+        console.quiet_libraries()
+        check_mining(source, out, split=split, force=force)
+        find_architecture(model)
+        mined = mine(
+            load(model, dtype=dtype, max_length=max_length),
+            source,
+            out,
+            split=split,
+            negatives=negatives,
+            range_min=range_min,
+            range_max=range_max,
+            relative_margin=relative_margin,
+            query_prompt_name=query_prompt_name,
+            document_prompt_name=document_prompt_name,
+            use_faiss=faiss,
+            fill=fill,
+            batch_size=batch_size,
+            show_progress=not (quiet or as_json),
+            force=force,
+        )
+        counts = {
+            "path": str(mined.path),
+            "queries": mined.queries,
+            "negatives": mined.negatives,
+            "short": mined.short,
+            "filled": mined.filled,
+        }
+        text = f"written to {mined.path}: {mined.queries:,} queries, {mined.negatives:,} negatives"
+        if mined.filled:
+            text += f", of which {mined.filled:,} drawn at random where too few were found"
+        if mined.short:
+            text += f"; {mined.short:,} queries have fewer than {negatives} negatives"
+        _show(counts, text, as_json, quiet)
+
+
+@app.command(name="score")
+def score_command(
+    model: Annotated[str, typer.Argument(help="Folder or hub name of a cross-encoder (reranker).")],
+    source: Annotated[str, typer.Argument(help="The .jsonl file with query, pos and neg.")],
+    out: Out,
+    batch_size: BatchSize = 32,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Add the scores of a cross-encoder to a training file, for distillation.
+
+    Copies SOURCE with pos_scores and neg_scores: raw logits, one for each passage. Weights are read
+    from safetensors only, and no code of the model's folder is run.
+
+    effir score MODEL mined.jsonl scored.jsonl
+    """
+    with plain_errors(debug):
+        from ..training.score import score
+
+        console.quiet_libraries()
+        scored = score(
+            model,
+            source,
+            out,
+            batch_size=batch_size,
+            show_progress=not (quiet or as_json),
+            force=force,
+        )
+        counts = {
+            "path": str(scored.path),
+            "queries": scored.queries,
+            "passages": scored.passages,
+        }
+        text = f"written to {scored.path}: {scored.queries:,} queries, {scored.passages:,} scores"
+        _show(counts, text, as_json, quiet)
+
+
+def _show(counts: dict[str, Any], text: str, as_json: bool, quiet: bool) -> None:
+    if not (as_json or quiet):
+        # Unlike a table, a path must not be broken where the console ends.
+        console.stdout().print(text, soft_wrap=True, markup=False)
+    else:
+        console.show(counts, as_json, quiet)

@@ -1,0 +1,154 @@
+"""What fine-tuning and distillation share: adapt, train, merge, check, write."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..encoder import load, transformer_model
+from ..files import check_target, read_json
+from ..training.adapter import add_lora, check_no_adapter, merge_lora
+from ..training.config import TrainConfig
+from ..training.launch import is_main_process
+from ..training.stage import Stage, prepare_work
+from .export import probe, save
+from .history import HISTORY_FILE, history_at, with_stage
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+TRAINS = ("lora", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealConfig(TrainConfig):
+    """Which weights train."""
+
+    trains: str = "lora"
+    """`lora`: an adapter on every projection (A.2); `all`: every weight."""
+    rank: int = 32
+    """Of the adapter (A.2)."""
+    alpha: float = 64.0
+    """The adapter is scaled by alpha / rank (A.2)."""
+    adapter_dropout: float = 0.0
+    """Of the adapter's input; the paper does not state it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trains not in TRAINS:
+            raise ValueError(f"trains={self.trains!r} is not known; choose {', '.join(TRAINS)}")
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank} must be at least 1")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha={self.alpha} must be above 0")
+        if not 0 <= self.adapter_dropout < 1:
+            raise ValueError(f"adapter_dropout={self.adapter_dropout} must lie from 0 to below 1")
+
+
+def work_folder(out: Path) -> Path:
+    """Return where the checkpoints of a model that is being trained lie."""
+    return out.with_name(f"{out.name}.training")
+
+
+def heal(
+    encoder: SentenceTransformer,
+    stage: Stage,
+    run: Callable[[Path], list[dict[str, float]]],
+    out: Path,
+    *,
+    history: Mapping[str, Any] | None,
+    force: bool,
+) -> SentenceTransformer:
+    """Train by `run` and write the merged model; a finished `out` of this very stage is kept.
+
+    Args:
+        encoder: The model that `run` trains, in place.
+        stage: What is done, for the manifest and the history.
+        run: Trains with checkpoints in the folder it is given, and returns what was logged.
+        out: Folder to write.
+        history: Of the encoder so far; None begins one.
+        force: Replace what is there and start anew.
+
+    Returns:
+        The encoder as loaded from `out`; in processes that do not write, the one in memory.
+
+    Raises:
+        FileExistsError: `out` holds something else and `force` was not given.
+        ValueError: The encoder carries an adapter, or the checkpoints are of another run.
+        RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
+    """
+    config = stage.config
+    if not isinstance(config, HealConfig):
+        raise TypeError(f"{type(config).__name__} does not say which weights train")
+    if not force and _is_done(out, stage):
+        return load(out, device=str(encoder.device))
+    check_target(out, force=force)
+    model: Any = transformer_model(encoder)
+    check_no_adapter(model)
+    if history is None:
+        history = history_at(encoder, model.config.name_or_path)
+    work, dtype = work_folder(out), model.dtype
+    prepare_work(work, stage.manifest(encoder), force=force)
+    _choose_trained(encoder, config)
+    log = run(work)
+    _merge(encoder, config, dtype)
+    if not is_main_process():
+        return encoder
+    record = {**stage.record(), "log": log[:1] + log[-1:]}
+    made = save(encoder, with_stage(history, record), out, force=force)
+    shutil.rmtree(work, ignore_errors=True)
+    return made
+
+
+def _is_done(out: Path, stage: Stage) -> bool:
+    path = out / HISTORY_FILE
+    return path.is_file() and stage.is_last_of(read_json(path, "what training writes"))
+
+
+def _choose_trained(encoder: SentenceTransformer, config: HealConfig) -> None:
+    model = transformer_model(encoder)
+    encoder.requires_grad_(False)
+    if config.trains == "lora":
+        add_lora(
+            model,
+            rank=config.rank,
+            alpha=config.alpha,
+            dropout=config.adapter_dropout,
+            seed=config.seed,
+        )
+    else:
+        # steps of the optimizer are smaller than what half precision can tell apart
+        model.float().requires_grad_(True)
+
+
+def _merge(encoder: SentenceTransformer, config: HealConfig, dtype: torch.dtype) -> None:
+    encoder.eval()
+    if config.trains == "lora":
+        adapted = probe(encoder)
+        merge_lora(transformer_model(encoder))
+        check_merged(adapted, probe(encoder), dtype)
+    encoder.requires_grad_(True)
+    encoder.to(dtype=dtype)
+
+
+def check_merged(adapted: torch.Tensor, merged: torch.Tensor, dtype: torch.dtype) -> None:
+    """Compare vectors before and after a merge: 1e-5 of the largest value in fp32.
+
+    In half precision the merged weight is rounded once more, which the cosine must not show.
+
+    Raises:
+        RuntimeError: They differ by more.
+    """
+    difference = ((adapted - merged).abs().max() / adapted.abs().max()).item()
+    cosine = torch.nn.functional.cosine_similarity(adapted, merged, dim=-1).min().item()
+    if difference > 1e-5 if dtype == torch.float32 else cosine < 0.99:
+        raise RuntimeError(
+            f"the merged model differs from the adapted one by {difference:.2g} of the largest "
+            f"value (cosine down to {cosine:.6f}); nothing was written, please report this with "
+            "the model's name"
+        )

@@ -1,0 +1,85 @@
+"""The settings that all training stages share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, how fast and how exactly a stage trains."""
+
+    batch_size: int = 32
+    """Examples of a step, over all processes together."""
+    steps: int | None = None
+    """Optimizer steps; None is `epochs`."""
+    epochs: float = 1.0
+    """Passes over the examples, where `steps` is not given (A.2: 1)."""
+    learning_rate: float = 1e-4
+    """Of AdamW, at its highest (A.2: 1e-4 for LoRA)."""
+    weight_decay: float = 0.0
+    """Of AdamW; the paper does not state it."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises; it then falls linearly to 0."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to it."""
+    max_length: int | None = None
+    """Tokens of a text while training; None is the model's own limit."""
+    mini_batch_size: int | None = None
+    """Texts in memory at a time (gradient caching); None is the whole batch."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    model_dropout: bool = False
+    """Whether the dropout that the base's config names stays on; decoders have none."""
+    precision: str = "auto"
+    """bf16 or fp32 arithmetic; auto is bf16 where the hardware has it."""
+    seed: int = 0
+    """Of the order of the examples, new weights and dropout."""
+    save_steps: int = 100
+    """Steps between two checkpoints; it changes no result."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "steps", "max_length", "mini_batch_size", "save_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        for name in ("epochs", "learning_rate", "max_gradient_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay={self.weight_decay} must be 0 or more")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup={self.warmup} is a share of the steps; from 0 to below 1")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision={self.precision!r} is not known; choose {', '.join(PRECISIONS)}"
+            )
+
+    @property
+    def computes_in_bf16(self) -> bool:
+        """Whether matrix products are taken in bf16 (weights that train stay in fp32)."""
+        return has_bf16() if self.precision == "auto" else self.precision == "bf16"
+
+    def steps_for(self, examples: int) -> int:
+        """Return the number of optimizer steps.
+
+        Raises:
+            ValueError: There are fewer examples than a batch holds.
+        """
+        if examples < self.batch_size:
+            raise ValueError(
+                f"{examples} examples do not fill one batch of {self.batch_size}; lower the batch "
+                "size, or give more examples"
+            )
+        return self.steps or max(1, int(self.epochs * examples) // self.batch_size)
+
+
+def has_bf16() -> bool:
+    """Say whether this machine computes in bf16 natively."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -1,0 +1,210 @@
+"""Run one training stage so that it can be killed at any moment and goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..encoder import transformer_model
+from ..extras import import_extra
+from ..files import read_json, write_json
+from ..identity import BaseIdentity
+from .checkpoints import last_checkpoint, remove_partial_checkpoints
+from .config import TrainConfig
+from .launch import is_main_process
+from .order import Example, training_order
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from torch import nn
+
+    from .examples import TrainingData
+
+MANIFEST = "training.json"
+MANIFEST_FORMAT = "effir-training/1"
+_NO_EFFECT = ("save_steps",)
+"""Settings that change no result, so a resumed run may have others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """Everything that a stage's result depends on, besides the model itself."""
+
+    name: str
+    """slim, finetune or distill."""
+    config: TrainConfig
+    """Its settings."""
+    data: Mapping[str, Any]
+    """source, sha256 and examples of what it trains on."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the entry of this stage in a history."""
+        return {"stage": self.name, "config": asdict(self.config), "data": dict(self.data)}
+
+    def manifest(self, encoder: SentenceTransformer) -> dict[str, Any]:
+        """Return what a folder of checkpoints must have been made with to go on from it."""
+        config = {name: x for name, x in asdict(self.config).items() if name not in _NO_EFFECT}
+        model = BaseIdentity.of(transformer_model(encoder)).fingerprint
+        return {
+            "format": MANIFEST_FORMAT,
+            "stage": self.name,
+            "config": config,
+            "data": dict(self.data),
+            "model": model,
+        }
+
+    def is_last_of(self, history: Mapping[str, Any]) -> bool:
+        """Say whether a history ends with this very stage."""
+        records = history.get("made_by") or [{}]
+        return _identity(records[-1]) == _identity(json.loads(json.dumps(self.record())))
+
+
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    config = {k: v for k, v in record.get("config", {}).items() if k not in _NO_EFFECT}
+    return {"stage": record.get("stage"), "config": config, "data": record.get("data")}
+
+
+def data_record(data: TrainingData) -> dict[str, Any]:
+    """Return what a history says of training examples."""
+    return {"source": data.source, "sha256": data.sha256, "examples": len(data)}
+
+
+def prepare_work(work: Path, manifest: Mapping[str, Any], *, force: bool) -> None:
+    """Make the folder of checkpoints, or check that the one there belongs to this very stage.
+
+    Raises:
+        ValueError: It is of another configuration, data or model; the text says what differs.
+    """
+    if is_main_process():
+        if force:
+            shutil.rmtree(work, ignore_errors=True)
+        remove_partial_checkpoints(work)
+        if (work / MANIFEST).is_file():
+            _check_manifest(work, manifest)
+        else:
+            work.mkdir(parents=True, exist_ok=True)
+            write_json(work / MANIFEST, manifest)
+
+
+def _check_manifest(work: Path, manifest: Mapping[str, Any]) -> None:
+    found = _flat(read_json(work / MANIFEST, "the manifest of a training run"))
+    wanted = _flat(json.loads(json.dumps(manifest)))
+    differing = [
+        f"{key} {found.get(key)!r} then, {wanted.get(key)!r} now"
+        for key in sorted({*found, *wanted})
+        if found.get(key) != wanted.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{work} holds checkpoints of another run ({'; '.join(differing)}); go on with the "
+            "settings it was begun with, or start anew (--force)"
+        )
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def train(
+    encoder: SentenceTransformer,
+    dataset: Any,
+    loss: nn.Module,
+    config: TrainConfig,
+    work: Path,
+    *,
+    keys: Sequence[Example] | None = None,
+    learning_rates: Mapping[str, float] | None = None,
+    description: str = "Training",
+    show_progress: bool = False,
+) -> list[dict[str, float]]:
+    """Train what requires gradients, in place, going on from the last whole checkpoint in `work`.
+
+    Args:
+        encoder: The model, its trainable parameters in fp32.
+        dataset: Columns of texts, and `label` where the loss needs one.
+        loss: Holds the encoder as `model`.
+        config: How.
+        work: Folder of checkpoints, as `prepare_work` leaves it.
+        keys: Which examples must not share a batch; see `training_order`.
+        learning_rates: Pattern of parameter names -> their own learning rate.
+        description: Of the progress bar.
+        show_progress: Draw it.
+
+    Returns:
+        What was logged: step, loss and its terms.
+
+    Raises:
+        ValueError: The batch cannot be filled or not be shared by the processes.
+        RuntimeError: The loss is not finite; names the step and the last good checkpoint.
+    """
+    import_extra("accelerate", "train")
+    from .trainer import StageTrainer
+
+    steps = config.steps_for(len(dataset))
+    order = training_order(
+        len(dataset), batch_size=config.batch_size, steps=steps, seed=config.seed, keys=keys
+    )
+    with limited(encoder, config.max_length), dropout(encoder, config.model_dropout):
+        trainer = StageTrainer.for_stage(
+            encoder,
+            dataset.select(order),
+            loss,
+            config,
+            work,
+            steps=steps,
+            learning_rates=dict(learning_rates or {}),
+            bar=(description, show_progress and is_main_process()),
+        )
+        # the first process may have cleared the folder a moment ago
+        trainer.accelerator.wait_for_everyone()
+        checkpoint = last_checkpoint(work)
+        trainer.go_on_from(checkpoint, steps)
+    encoder.eval()
+    return [
+        {name: value for name, value in entry.items() if isinstance(value, (int, float))}
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+
+
+@contextmanager
+def limited(encoder: SentenceTransformer, max_length: int | None) -> Iterator[None]:
+    """Cut texts to `max_length` tokens while the context lasts."""
+    limit = encoder.max_seq_length
+    if max_length is not None:
+        encoder.max_seq_length = min(max_length, limit) if limit else max_length
+    try:
+        yield
+    finally:
+        encoder.max_seq_length = limit
+
+
+@contextmanager
+def dropout(encoder: SentenceTransformer, on: bool) -> Iterator[None]:
+    """Switch the model's own dropout off while the context lasts, unless it is to stay on."""
+    model = transformer_model(encoder)
+    shares = [] if on else [
+        (module, name)
+        for module in model.modules()
+        for name in ("p", "attention_dropout")
+        if isinstance(getattr(module, name, None), float)
+    ]  # fmt: skip
+    before = [(module, name, getattr(module, name)) for module, name in shares]
+    try:
+        for module, name in shares:
+            setattr(module, name, 0.0)
+        yield
+    finally:
+        for module, name, share in before:
+            setattr(module, name, share)
