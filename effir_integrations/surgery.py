@@ -264,6 +264,25 @@ def add_output_bias(layer: Any, architecture: Architecture) -> None:
         output.bias = nn.Parameter(zeros)
 
 
+def widen(model: nn.Module) -> dict[str, torch.dtype]:
+    """Turn all parameters into fp32, to be trained, and return what they were.
+
+    Buffers stay as they are: rotary frequencies are fp32 in a half-precision model, and a round
+    trip of `model.to` would round them.
+    """
+    dtypes = {}
+    for name, parameter in model.named_parameters():
+        dtypes[name] = parameter.dtype
+        parameter.data = parameter.data.float()
+    return dtypes
+
+
+def narrow_again(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Give the parameters the dtypes back that `widen` returned."""
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
+
+
 def parameter_count(model: nn.Module) -> int:
     """Return the number of parameters of a base model, which has no LM head; ties count once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..artifacts import PLAN_FILE, PruningPlan
 from . import console
-from .commands import plan_so_far, slimmed_plan
+from .commands import plan_so_far
 
 if TYPE_CHECKING:
     from ..calibration import Calibration
@@ -49,14 +49,15 @@ def run_slim(
     from ..training.stage import Stage, data_record
 
     console.quiet_libraries()
-    slimmed = None if force else slimmed_plan(run)
+    there = PruningPlan.load(run) if (run / PLAN_FILE).is_file() and not force else None
+    slimmed = there if there and any(x["stage"] == "slim" for x in there.made_by) else None
     plan = slimmed or plan_so_far(run, force)
     name = model or plan.base.name
     find_architecture(name)
     encoder = load(name, dtype=dtype, device=local_device())
     data = _examples(source, encoder, config, negatives, scored=False, progress=show_progress)
     stage = Stage(name="slim", config=config, data=data_record(data))
-    if slimmed is None or not stage.is_last_of({"made_by": slimmed.made_by}):
+    if slimmed is None or not stage.is_among(slimmed.made_by):
         if slimmed is not None:
             raise ValueError(
                 f"{run} was slimmed with other settings or examples; choose another run folder, or "
@@ -211,6 +212,7 @@ def _texts(
 def _written(out: Path) -> dict[str, Any]:
     from ..compression.history import HISTORY_FILE
     from ..files import read_json
-    from ..training.launch import is_main_process
+    from ..training.launch import is_main_process, is_sharded
 
-    return read_json(out / HISTORY_FILE, "what training writes") if is_main_process() else {}
+    writes = is_main_process() and not is_sharded()
+    return read_json(out / HISTORY_FILE, "what training writes") if writes else {}

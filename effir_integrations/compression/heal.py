@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,15 +13,18 @@ import torch
 
 from ..encoder import load, transformer_model
 from ..files import check_target, read_json
+from ..surgery import narrow_again, widen
 from ..training.adapter import add_lora, check_no_adapter, merge_lora
 from ..training.config import TrainConfig
-from ..training.launch import is_main_process
+from ..training.launch import is_main_process, is_sharded
 from ..training.stage import Stage, prepare_work
 from .export import probe, save
 from .history import HISTORY_FILE, history_at, with_stage
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
 
 TRAINS = ("lora", "all")
 
@@ -94,9 +98,14 @@ def heal(
         history = history_at(encoder, model.config.name_or_path)
     work, dtype = work_folder(out), model.dtype
     prepare_work(work, stage.manifest(encoder), force=force)
-    _choose_trained(encoder, config)
+    dtypes = _choose_trained(encoder, config)
     log = run(work)
-    _merge(encoder, config, dtype)
+    if is_sharded():
+        logger.warning(
+            "trained; run the same command in a single process to merge and write %s", out
+        )
+        return encoder
+    _finish(encoder, config, dtype, dtypes)
     if not is_main_process():
         return encoder
     record = {**stage.record(), "log": log[:1] + log[-1:]}
@@ -107,10 +116,15 @@ def heal(
 
 def _is_done(out: Path, stage: Stage) -> bool:
     path = out / HISTORY_FILE
-    return path.is_file() and stage.is_last_of(read_json(path, "what training writes"))
+    return path.is_file() and stage.is_among(
+        read_json(path, "what training writes").get("made_by", ())[-1:]
+    )
 
 
-def _choose_trained(encoder: SentenceTransformer, config: HealConfig) -> None:
+def _choose_trained(
+    encoder: SentenceTransformer, config: HealConfig
+) -> dict[str, torch.dtype] | None:
+    """Make ready what trains; return the dtypes to go back to where weights were widened."""
     model = transformer_model(encoder)
     encoder.requires_grad_(False)
     if config.trains == "lora":
@@ -121,19 +135,26 @@ def _choose_trained(encoder: SentenceTransformer, config: HealConfig) -> None:
             dropout=config.adapter_dropout,
             seed=config.seed,
         )
-    else:
-        # steps of the optimizer are smaller than what half precision can tell apart
-        model.float().requires_grad_(True)
+        return None
+    model.requires_grad_(True)
+    # steps of the optimizer are smaller than what half precision can tell apart
+    return widen(model)
 
 
-def _merge(encoder: SentenceTransformer, config: HealConfig, dtype: torch.dtype) -> None:
+def _finish(
+    encoder: SentenceTransformer,
+    config: HealConfig,
+    dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype] | None,
+) -> None:
     encoder.eval()
-    if config.trains == "lora":
+    if dtypes is None:
         adapted = probe(encoder)
         merge_lora(transformer_model(encoder))
         check_merged(adapted, probe(encoder), dtype)
+    else:
+        narrow_again(transformer_model(encoder), dtypes)
     encoder.requires_grad_(True)
-    encoder.to(dtype=dtype)
 
 
 def check_merged(adapted: torch.Tensor, merged: torch.Tensor, dtype: torch.dtype) -> None:

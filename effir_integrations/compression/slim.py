@@ -16,10 +16,10 @@ from ..artifacts import PruningPlan
 from ..encoder import transformer_model
 from ..files import new_file
 from ..identity import BaseIdentity
-from ..surgery import mlp_widths, model_layers
+from ..surgery import mlp_widths, model_layers, narrow_again, widen
 from ..training.adapter import check_no_adapter
 from ..training.config import TrainConfig
-from ..training.launch import is_main_process, processes
+from ..training.launch import is_main_process, is_sharded, processes
 from ..training.losses import LossTerms, RetrievalLoss
 from ..training.order import example_keys
 from ..training.stage import Stage, data_record, prepare_work, train
@@ -41,6 +41,8 @@ GATES_FILE = "gates.safetensors"
 class SlimConfig(TrainConfig):
     """How the gates are trained, and how many neurons go by them."""
 
+    after_training = ("sparsity", "multiple_of", "min_width")
+    """Trained gates can be cut at any sparsity."""
     sparsity: float = 0.3
     """Share of the neurons in the MLPs left that goes, in (0, 1) (main setting: 0.3)."""
     steps: int | None = 500
@@ -116,13 +118,14 @@ def slim(
     work = Path(work)
     model = transformer_model(encoder)
     check_no_adapter(model)
-    dtype, base = model.dtype, BaseIdentity.of(model)
+    base = BaseIdentity.of(model)
     plan = PruningPlan(base=base) if plan is None else plan
     plan.base.check_same(base)
     _check_prunable(plan, config)
     stage = Stage(name="slim", config=config, data=data_record(data))
     prepare_work(work, {**stage.manifest(encoder), "drop": _dropped(plan)}, force=force)
     gates = _add_gates(encoder, plan, config)
+    dtypes = widen(transformer_model(encoder)) if config.train_base else {}
     log = train(
         encoder,
         data.dataset,
@@ -139,7 +142,7 @@ def slim(
     _close_gates(encoder, gates, neurons)
     record = {**stage.record(), "log": log[:1] + log[-1:]}
     if config.train_base:
-        plan = _trained_base(encoder, plan, record, work, dtype)
+        plan = _trained_base(encoder, plan, record, work, dtypes)
     if is_main_process():
         with new_file(work / GATES_FILE) as partial:
             save_file({f"layers.{x}": value for x, value in values.items()}, partial)
@@ -163,6 +166,11 @@ def _check_prunable(plan: PruningPlan, config: SlimConfig) -> None:
             f"but {len(widths)} MLPs of at least {floor} (min_width, multiple_of) need "
             f"{len(widths) * floor}; lower one of the three"
         )
+    if is_sharded():
+        raise ValueError(
+            "gates are not trained with weights cut up between processes (FSDP, DeepSpeed); launch "
+            "without sharding: frozen weights need no optimizer state"
+        )
     if config.mini_batch_size and processes() > 1:
         raise ValueError("gates are not trained with mini_batch_size on several processes; drop it")
 
@@ -173,8 +181,6 @@ def _add_gates(
     """Carry the plan out, gate every neuron left, and return the gates by layer."""
     encoder[0].model = apply(transformer_model(encoder), plan, gates=True)
     model = transformer_model(encoder)
-    if config.train_base:
-        model.float()
     model.requires_grad_(config.train_base)
     gates = {}
     for layer, output in _outputs(encoder).items():
@@ -257,10 +263,10 @@ def _trained_base(
     plan: PruningPlan,
     record: Mapping[str, Any],
     work: Path,
-    dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype],
 ) -> PruningPlan:
     """Write the trained weights as a model of their own, which the neurons are then taken from."""
-    encoder.to(dtype=dtype)
+    narrow_again(transformer_model(encoder), dtypes)
     folder = work / "base"
     if is_main_process():
         save(encoder, with_stage(history_of(plan), record), folder, force=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -13,6 +14,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 class TrainConfig:
     """How long, how fast and how exactly a stage trains."""
 
+    after_training: ClassVar[tuple[str, ...]] = ()
+    """Settings that matter only once training is over: checkpoints serve any value of them."""
     batch_size: int = 32
     """Examples of a step, over all processes together."""
     steps: int | None = None

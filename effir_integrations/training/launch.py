@@ -17,6 +17,12 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_sharded() -> bool:
+    """Say whether the launcher cuts the weights up between the processes (FSDP, DeepSpeed)."""
+    names = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    return any(os.environ.get(name, "false").lower() in ("1", "true") for name in names)
+
+
 def local_device() -> str | None:
     """Return this process's own GPU where several train together, else None: the usual choice."""
     if processes() > 1 and torch.cuda.is_available():

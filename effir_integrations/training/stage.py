@@ -48,7 +48,8 @@ class Stage:
 
     def manifest(self, encoder: SentenceTransformer) -> dict[str, Any]:
         """Return what a folder of checkpoints must have been made with to go on from it."""
-        config = {name: x for name, x in asdict(self.config).items() if name not in _NO_EFFECT}
+        apart = (*_NO_EFFECT, *self.config.after_training)
+        config = {name: x for name, x in asdict(self.config).items() if name not in apart}
         model = BaseIdentity.of(transformer_model(encoder)).fingerprint
         return {
             "format": MANIFEST_FORMAT,
@@ -58,10 +59,10 @@ class Stage:
             "model": model,
         }
 
-    def is_last_of(self, history: Mapping[str, Any]) -> bool:
-        """Say whether a history ends with this very stage."""
-        records = history.get("made_by") or [{}]
-        return _identity(records[-1]) == _identity(json.loads(json.dumps(self.record())))
+    def is_among(self, records: Sequence[Mapping[str, Any]]) -> bool:
+        """Say whether a history's records hold this very stage."""
+        ours = _identity(json.loads(json.dumps(self.record())))
+        return any(_identity(record) == ours for record in records)
 
 
 def _identity(record: Mapping[str, Any]) -> dict[str, Any]:

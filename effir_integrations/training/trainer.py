@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from ..files import new_file
 from .checkpoints import WHOLE, last_checkpoint
 from .config import TrainConfig
-from .launch import is_main_process, processes
+from .launch import is_main_process, is_sharded, processes
 
 TRAINED_FILE = "trained.safetensors"
 
@@ -32,6 +33,8 @@ class StageTrainer(SentenceTransformerTrainer):
     A checkpoint holds the trainable parameters under their own names, so that it is exact for
     gates, adapters and sliced models alike, and never reaches for a base by its name.
     """
+
+    bar: _Bar
 
     @classmethod
     def for_stage(
@@ -58,7 +61,7 @@ class StageTrainer(SentenceTransformerTrainer):
             )
         checkpointing: dict[str, Any] = {}
         if config.gradient_checkpointing:
-            checkpointing["gradient_checkpointing"] = True
+            checkpointing["gradient_checkpointing"] = True  # its name until Transformers 6
             checkpointing["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
         arguments = SentenceTransformerTrainingArguments(
             output_dir=str(work),
@@ -87,17 +90,21 @@ class StageTrainer(SentenceTransformerTrainer):
         for callback in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(callback)
         trainer.add_callback(_MarksWhole())
-        trainer.add_callback(_Bar(*bar))
+        trainer.bar = _Bar(*bar)
+        trainer.add_callback(trainer.bar)
         return trainer
 
     def go_on_from(self, checkpoint: Path | None, steps: int) -> None:
         """Train what is left to train after a checkpoint."""
         if checkpoint is not None and int(checkpoint.name.rpartition("-")[2]) >= steps:
             self._load_from_checkpoint(str(checkpoint))
-        else:
+            return
+        try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            # accelerate leaves bf16 arithmetic wrapped around the model's forward
-            self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+        finally:
+            self.bar.close()
+        # accelerate leaves bf16 arithmetic wrapped around the model's forward
+        self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Write no model card: the history has one of its own."""
@@ -123,12 +130,14 @@ class StageTrainer(SentenceTransformerTrainer):
             RuntimeError: It is not finite.
         """
         loss = super().training_step(*args, **kwargs)
-        if not bool(torch.isfinite(loss)):
+        # all processes must stop together: one alone would leave the others waiting for it
+        everywhere = self.accelerator.gather(loss.detach()) if processes() > 1 else loss
+        if not bool(torch.isfinite(everywhere).all()):
             good = last_checkpoint(Path(str(self.args.output_dir)))
             kept = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
             raise RuntimeError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; {kept}; lower "
-                "the learning rate and start anew (--force), or check the examples near there"
+                f"the loss is {everywhere.sum().item()} at step {self.state.global_step + 1}; {kept}; "
+                "lower the learning rate and start anew (--force), or check the examples near there"
             )
         return loss
 
@@ -136,6 +145,8 @@ class StageTrainer(SentenceTransformerTrainer):
         return {name: x for name, x in self.model.named_parameters() if x.requires_grad}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if not self.args.should_save:
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {
@@ -149,10 +160,16 @@ class StageTrainer(SentenceTransformerTrainer):
                 "rate and start anew (--force)"
             )
         whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, folder / TRAINED_FILE)
+        with new_file(folder / TRAINED_FILE) as partial:
+            save_file(whole, partial)
 
     @torch.no_grad()
     def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        if is_sharded():
+            raise ValueError(
+                f"{checkpoint_path} cannot be gone on from with weights cut up between processes "
+                "(FSDP, DeepSpeed); start anew (--force), or go on without sharding"
+            )
         stored = load_file(Path(checkpoint_path) / TRAINED_FILE)
         trained = self._trained()
         if stored.keys() != trained.keys():
@@ -174,6 +191,8 @@ class _MarksWhole(TrainerCallback):
     """Marks a checkpoint once the trainer has written all of it."""
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if processes() > 1:
+            torch.distributed.barrier()  # every process writes its own random state
         if is_main_process():
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
@@ -192,6 +211,7 @@ class _Bar(TrainerCallback):
             initial=state.global_step,
             desc=self.description,
             unit="step",
+            delay=2,
             disable=not self.shown,
             leave=False,
         )
@@ -207,5 +227,7 @@ class _Bar(TrainerCallback):
         if self.bar is not None:
             self.bar.set_postfix(numbers, refresh=False)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar.close()
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self.bar is not None:
+            self.bar.close()

@@ -19,7 +19,7 @@ def text(generator: random.Random) -> str:
 
 def rows(count: int = 24, negatives: int = 2, scored: bool = False) -> list[dict[str, Any]]:
     """Return training lines, all different."""
-    generator = random.Random(0)
+    generator, scores = random.Random(0), random.Random(1)
     made = []
     for _ in range(count):
         row: dict[str, Any] = {
@@ -28,8 +28,8 @@ def rows(count: int = 24, negatives: int = 2, scored: bool = False) -> list[dict
             "neg": [text(generator) for _ in range(negatives)],
         }
         if scored:
-            row["pos_scores"] = [generator.uniform(0, 5)]
-            row["neg_scores"] = [generator.uniform(-5, 0) for _ in range(negatives)]
+            row["pos_scores"] = [scores.uniform(0, 5)]
+            row["neg_scores"] = [scores.uniform(-5, 0) for _ in range(negatives)]
         made.append(row)
     return made
 

@@ -1,0 +1,183 @@
+"""The training verbs end to end on a tiny model, and one plain line for every bad input."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from sentence_transformers import SentenceTransformer
+from tiny import WORDS, save_bare
+from typer.testing import CliRunner
+
+from effir_integrations.cli import app
+
+GATES = ["--steps", 3, "--batch-size", 4, "--negatives", 2, "--multiple-of", 8]
+QUICK = ["--steps", 3, "--batch-size", 4, "--rank", 4]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_bare("llama", tmp_path_factory.mktemp("base") / "tiny-llama")
+
+
+def rows(scored=True):
+    generator = random.Random(0)
+
+    def text():
+        return " ".join(generator.choice(WORDS) for _ in range(6))
+
+    made = [{"query": text(), "pos": [text()], "neg": [text(), text()]} for _ in range(12)]
+    if scored:
+        made = [{**row, "pos_scores": [2.5], "neg_scores": [0.5, -1]} for row in made]
+    return made
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    path = tmp_path_factory.mktemp("train") / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows())))
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_folder(base, train, tmp_path_factory):
+    """A run folder with two MLPs dropped and the rest slimmed."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+    effir_json("drop", base, "--out", folder, "--mlp-layers", "1")
+    effir_json("slim", folder, "--train", train, "--sparsity", 0.4, *GATES)
+    return folder
+
+
+def effir(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def effir_json(*arguments):
+    result = effir(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def refused(*arguments, code=2):
+    result = effir(*arguments)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("effir: ")]
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def test_slim_writes_gates_and_a_plan_and_is_not_repeated(run_folder, train, tmp_path):
+    plan = json.loads((run_folder / "plan.json").read_text())
+    assert [record["stage"] for record in plan["made_by"]] == ["drop", "slim"]
+    assert plan["mlp_widths"][1] == 0 and sum(plan["mlp_widths"]) <= 0.6 * 3 * 48 + 8
+    assert all(width % 8 == 0 for width in plan["mlp_widths"])
+    gates = run_folder / "slim" / "gates.safetensors"
+    before = gates.stat().st_mtime_ns
+    again = ["slim", run_folder, "--train", train, "--sparsity", 0.4, *GATES]
+    pytest.importorskip("matplotlib")
+    effir_json(*again, "--plot", tmp_path / "widths.png")
+    assert gates.stat().st_mtime_ns == before
+    assert (tmp_path / "widths.png").read_bytes().startswith(b"\x89PNG")
+    other = ["slim", run_folder, "--train", train, "--sparsity", 0.3, *GATES]
+    assert "slimmed with other settings" in refused(*other)
+
+
+def test_reconstruct_refits_what_slim_chose_and_export_writes_it(run_folder, tmp_path):
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(run_folder, copy)
+    widths = json.loads((copy / "plan.json").read_text())["mlp_widths"]
+    effir_json("reconstruct", copy)
+    plan = json.loads((copy / "plan.json").read_text())
+    assert [record["stage"] for record in plan["made_by"]] == ["drop", "slim", "reconstruct"]
+    assert plan["mlp_widths"] == widths
+    effir_json("export", copy, tmp_path / "model")
+    SentenceTransformer(str(tmp_path / "model")).encode("w1")
+    assert "(effir slim)" not in refused("reconstruct", copy)
+
+
+def test_finetune_takes_a_run_folder_or_a_model_folder(run_folder, train, tmp_path):
+    options = ["--train", train, "--negatives", 2, *QUICK]
+    made = effir_json("finetune", run_folder, tmp_path / "a", *options)
+    assert made["stage"] == "finetune" and made["log"][-1]["teacher"] > 0
+    effir_json("export", run_folder, tmp_path / "sliced")
+    effir_json("finetune", tmp_path / "sliced", tmp_path / "b", *options)
+    texts = ["w1 w2", "w3 w4 w5"]
+    first, second = (SentenceTransformer(str(tmp_path / x)).encode(texts) for x in "ab")
+    assert (first == second).all()
+    stages = json.loads((tmp_path / "b" / "effir.json").read_text())["made_by"]
+    assert [record["stage"] for record in stages] == ["drop", "slim", "finetune"]
+    result = effir("finetune", tmp_path / "sliced", tmp_path / "b", *options)
+    assert result.exit_code == 0 and "written to" in result.stdout
+    ignored = effir_json("finetune", run_folder, tmp_path / "c", *options, "--teacher-weight", 0)
+    assert "teacher" not in ignored["log"][-1]
+
+
+def test_distill_follows_the_base_it_was_pruned_from(run_folder, base, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"{x} {y}" for x in WORDS[:8] for y in WORDS[9:12]))
+    queries = tmp_path / "queries.txt"
+    queries.write_text("\n".join(WORDS[20:30]))
+    options = ["--texts", texts, "--queries", queries, *QUICK]
+    made = effir_json("distill", run_folder, tmp_path / "out", *options)
+    assert made["data"]["teacher"] == str(base)
+    assert made["data"]["examples"] == 34
+    assert made["log"][-1]["vectors"] > 0
+
+
+def test_mistakes_are_one_line(base, run_folder, train, tmp_path):
+    out = tmp_path / "out"
+    finetune = ["finetune", base, out, *QUICK, "--negatives", 2, "--train"]
+
+    def lines(*changed):
+        path = tmp_path / "changed.jsonl"
+        path.write_text("\n".join(json.dumps({**rows()[0], **change}) for change in changed))
+        return path
+
+    line = refused(*finetune, lines({}, {"pos": []}))
+    assert "changed.jsonl line 2" in line
+    line = refused(*finetune, lines({"neg_scores": [1.0]}))
+    assert "neg_scores" in line and "line 1" in line
+    line = refused(*finetune, lines({"neg": ["w1"], "neg_scores": [0.0]}))
+    assert "line 1" in line and "mine" in line
+    line = refused(*finetune, lines({}, {}, {"query": "  "}))
+    assert "line 3" in line and "query" in line
+    line = refused(*finetune, lines({"query": "w1 " * 50}))
+    assert "line 1" in line and "tokens" in line
+    line = refused(
+        *finetune, lines({"pos_scores": None, "neg_scores": None}), "--teacher-weight", 1
+    )
+    assert "effir score" in line
+    assert "nothing is there" in refused(*finetune, tmp_path / "nothing.jsonl")
+    assert "do not fill one batch" in refused(*finetune, lines({}))
+    assert "trains='some'" in refused(*finetune, train, "--trains", "some")
+    assert "needs no --model" in refused(*finetune, train, "--model", base)
+    narrow = save_bare("llama", tmp_path / "narrow", hidden_size=16, head_dim=4)
+    line = refused("distill", run_folder, out, "--teacher", narrow, *QUICK)
+    assert "16 dimensions and the student's 32" in line
+    line = refused("slim", run_folder.parent, "--train", train, *GATES)
+    assert "importance.json" in line
+    assert not out.exists()
+
+
+def test_a_loss_that_is_not_finite_is_exit_code_three(base, train, tmp_path):
+    options = ["--train", train, "--negatives", 2, *QUICK, "--learning-rate", 1e30]
+    line = refused("finetune", base, tmp_path / "out", *options, "--trains", "all", code=3)
+    assert "lower the learning rate" in line
+
+
+def test_resuming_with_other_settings_names_them(base, train, tmp_path, monkeypatch):
+    from effir_integrations.compression import finetune as module
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    options = ["finetune", base, tmp_path / "out", "--train", train, "--negatives", 2, *QUICK]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train", interrupted)
+        assert effir(*options).exit_code == 130
+    assert "rank 4 then, 8 now" in refused(*options, "--rank", 8)
+    effir_json(*options, "--rank", 8, "--force")
