@@ -135,8 +135,9 @@ class StageTrainer(SentenceTransformerTrainer):
         if not bool(torch.isfinite(everywhere).all()):
             good = last_checkpoint(Path(str(self.args.output_dir)))
             kept = f"the last good checkpoint is {good}" if good else "there is no checkpoint yet"
+            step = self.state.global_step + 1
             raise RuntimeError(
-                f"the loss is {everywhere.sum().item()} at step {self.state.global_step + 1}; {kept}; "
+                f"the loss is {everywhere.sum().item()} at step {step}; {kept}; "
                 "lower the learning rate and start anew (--force), or check the examples near there"
             )
         return loss
