@@ -21,7 +21,8 @@ from typing import Any
 import torch
 import transformers
 
-from effir_integrations import PruningPlan, analyze, export, load
+from effir_integrations import analyze, export, load
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.calibration import Calibration, load_calibration
 from effir_integrations.compression.distill import DistillConfig, distill
 from effir_integrations.compression.drop import DropConfig, drop

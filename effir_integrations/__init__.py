@@ -1,4 +1,4 @@
-"""Smaller, faster embedding models: analyze, drop, reconstruct, export, evaluate.
+"""Smaller, faster embedding models: analyze, drop, reconstruct or slim, train, export, evaluate.
 
 Importing the package registers the pruned model types with Transformers, so that a folder written
 by `export` loads with `SentenceTransformer(folder)` and no flag. Everything else loads on use.
@@ -12,44 +12,45 @@ from typing import TYPE_CHECKING, Any
 from . import modeling as _modeling  # noqa: F401 - registers the effir_* model types
 
 if TYPE_CHECKING:
-    from .artifacts import ImportanceReport, PruningPlan
     from .compression.analyze import analyze
     from .compression.compress import CompressConfig, compress
+    from .compression.distill import distill
     from .compression.drop import drop
     from .compression.export import export
+    from .compression.finetune import finetune
     from .compression.reconstruct import reconstruct
+    from .compression.slim import slim
     from .encoder import Encoder, load
-    from .evaluation.compare import compare
     from .evaluation.evaluate import evaluate
 
 _HOMES = {
     "CompressConfig": "compression.compress",
     "Encoder": "encoder",
-    "ImportanceReport": "artifacts",
-    "PruningPlan": "artifacts",
     "analyze": "compression.analyze",
-    "compare": "evaluation.compare",
     "compress": "compression.compress",
+    "distill": "compression.distill",
     "drop": "compression.drop",
     "evaluate": "evaluation.evaluate",
     "export": "compression.export",
+    "finetune": "compression.finetune",
     "load": "encoder",
     "reconstruct": "compression.reconstruct",
+    "slim": "compression.slim",
 }
 
 __all__ = [
     "CompressConfig",
     "Encoder",
-    "ImportanceReport",
-    "PruningPlan",
     "analyze",
-    "compare",
     "compress",
+    "distill",
     "drop",
     "evaluate",
     "export",
+    "finetune",
     "load",
     "reconstruct",
+    "slim",
 ]
 
 

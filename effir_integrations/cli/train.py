@@ -43,6 +43,9 @@ Checkpointing = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of the order of examples and of new weights.")]
 SaveSteps = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
+ReportTo = Annotated[
+    str, typer.Option(help="A logger to report to, such as tensorboard or wandb, if installed.")
+]
 Trains = Annotated[
     str, typer.Option(help="lora (an adapter on every projection, merged at the end) or all.")
 ]
@@ -79,6 +82,7 @@ def slim_command(
     gradient_checkpointing: Checkpointing = False,
     seed: Seed = 0,
     save_steps: SaveSteps = 100,
+    report_to: ReportTo = "none",
     model: Base = None,
     plot: Annotated[
         Path | None,
@@ -121,6 +125,7 @@ def slim_command(
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
             save_steps=save_steps,
+            report_to=report_to,
         )
         plan = run_slim(
             run,
@@ -165,6 +170,7 @@ def finetune_command(
     gradient_checkpointing: Checkpointing = False,
     seed: Seed = 0,
     save_steps: SaveSteps = 100,
+    report_to: ReportTo = "none",
     model: Base = None,
     dtype: Dtype = "auto",
     force: Force = False,
@@ -201,6 +207,7 @@ def finetune_command(
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
             save_steps=save_steps,
+            report_to=report_to,
         )
         history = run_finetune(
             source,
@@ -259,6 +266,7 @@ def distill_command(
     gradient_checkpointing: Checkpointing = False,
     seed: Seed = 0,
     save_steps: SaveSteps = 100,
+    report_to: ReportTo = "none",
     model: Base = None,
     dtype: Dtype = "auto",
     force: Force = False,
@@ -292,6 +300,7 @@ def distill_command(
             gradient_checkpointing=gradient_checkpointing,
             seed=seed,
             save_steps=save_steps,
+            report_to=report_to,
         )
         history = run_distill(
             source,

@@ -44,6 +44,8 @@ class TrainConfig:
     """Of the order of the examples, new weights and dropout."""
     save_steps: int = 100
     """Steps between two checkpoints; it changes no result."""
+    report_to: str = "none"
+    """Logger of Transformers to report to, such as tensorboard, wandb or mlflow."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "steps", "max_length", "mini_batch_size", "save_steps"):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "training.json"
 MANIFEST_FORMAT = "effir-training/1"
-_NO_EFFECT = ("save_steps",)
+_NO_EFFECT = ("save_steps", "report_to")
 """Settings that change no result, so a resumed run may have others."""
 
 

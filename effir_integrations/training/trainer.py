@@ -82,7 +82,7 @@ class StageTrainer(SentenceTransformerTrainer):
             save_total_limit=2,
             logging_steps=_log_interval(config.save_steps, steps),
             logging_nan_inf_filter=False,
-            report_to="none",
+            report_to=config.report_to,
             disable_tqdm=True,
             use_cpu=encoder.device.type == "cpu",
         )

@@ -13,7 +13,8 @@ from examples import tiny_encoder
 from tiny import WORDS, save_bare
 from torch.nn.functional import cosine_similarity
 
-from effir_integrations import PruningPlan, export, load
+from effir_integrations import export, load
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.calibration import load_calibration
 from effir_integrations.compression.distill import DistillConfig, distill
 from effir_integrations.encoder import transformer_model

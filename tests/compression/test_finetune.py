@@ -13,7 +13,8 @@ from examples import examples, tiny_encoder
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from effir_integrations import Encoder, PruningPlan, export, load
+from effir_integrations import Encoder, export, load
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.finetune import FinetuneConfig, finetune
 from effir_integrations.compression.heal import check_merged
 from effir_integrations.compression.slim import SlimConfig, slim

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from tiny import tiny_model
 from transformers import AutoModel
 
-from effir_integrations import PruningPlan, export, load
+from effir_integrations import export, load
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.calibration import load_calibration
 from effir_integrations.compression.apply import apply
 from effir_integrations.compression.masking import masked

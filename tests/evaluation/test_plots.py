@@ -6,9 +6,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
-from effir_integrations.artifacts import ImportanceReport
-from effir_integrations.evaluation.plots import drop_order_grid, drop_order_heatmap
+from effir_integrations.artifacts import ImportanceReport, PruningPlan
+from effir_integrations.evaluation.plots import drop_order_grid, drop_order_heatmap, width_plot
 from effir_integrations.identity import BaseIdentity
 
 
@@ -79,3 +80,15 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r'pip install "effir-integrations\[plot\]"'):
         drop_order_heatmap(report_of([0.3, 0.2]), tmp_path / "order.png")
     assert not list(tmp_path.iterdir())
+
+
+def test_widths_are_drawn_for_every_layer_against_the_base(tmp_path):
+    pytest.importorskip("matplotlib")
+    base = report_of([0.3, 0.1, 0.2]).base
+    plan = PruningPlan(base=base, drop_mlp=(1,), neurons={2: torch.arange(6)})
+    path = width_plot(plan, tmp_path / "deep" / "widths.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    other = PruningPlan(base=base, neurons={0: torch.arange(6)})
+    assert path.read_bytes() != width_plot(other, tmp_path / "other.png").read_bytes()
+    with pytest.raises(ValueError, match=r"does not end in \.png"):
+        width_plot(plan, tmp_path / "widths.svg")

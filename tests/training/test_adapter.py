@@ -8,8 +8,9 @@ import pytest
 import torch
 from tiny import save_bare, tiny_model
 
-from effir_integrations import PruningPlan, load
+from effir_integrations import load
 from effir_integrations.architectures import find
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.apply import apply
 from effir_integrations.encoder import transformer_model
 from effir_integrations.identity import BaseIdentity

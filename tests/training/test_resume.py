@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "compression"))
 from examples import examples, tiny_encoder
 from tiny import save_bare
 
-from effir_integrations import PruningPlan, load
+from effir_integrations import load
+from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.distill import DistillConfig, distill
 from effir_integrations.compression.export import export
 from effir_integrations.compression.finetune import FinetuneConfig, finetune
@@ -27,8 +28,8 @@ from effir_integrations.compression.slim import SlimConfig, slim
 from effir_integrations.files import file_sha256
 from effir_integrations.training.checkpoints import last_checkpoint
 
-SLIM = SlimConfig(steps=12, batch_size=4, multiple_of=4, sparsity=0.4, save_steps=2)
-FINETUNE = FinetuneConfig(steps=12, batch_size=4, rank=4, adapter_dropout=0.1, save_steps=2)
+SLIM = SlimConfig(steps=8, batch_size=4, multiple_of=4, sparsity=0.4, save_steps=2)
+FINETUNE = FinetuneConfig(steps=8, batch_size=4, rank=4, adapter_dropout=0.1, save_steps=2)
 RESULTS = ("gates.safetensors", "plan.json", "neurons.safetensors", "model.safetensors")
 
 
@@ -61,6 +62,10 @@ def server():
 
 
 def test_runs_killed_at_twenty_moments_end_as_an_unbroken_one(server, tmp_path: Path) -> None:
+    warm = server.Process(target=torch.get_num_threads)
+    warm.start()
+    warm.join()
+
     # one base for all runs: its path is in every history
     def fresh() -> Path:
         folder = tmp_path / "work"
