@@ -1,8 +1,9 @@
-"""Quality kept by removal, reconstruction and trained slimming, each before and after distillation.
+"""Quality kept by removal, reconstruction and trained slimming, each before and after healing.
 
-One run, one table, on the test queries of a BEIR corpus. Calibration and distillation read the
-corpus, gates also the train queries and judgements with mined negatives; the test queries and
-judgements are read by the evaluation alone. Rows that the --json file holds are not measured again.
+One table, on the test queries of a BEIR corpus. Calibration reads the corpus, distillation the
+corpus and the train queries, gates and fine-tuning the train queries and judgements with mined
+negatives; the test queries and judgements are read by the evaluation alone. Rows that the --json
+file holds are not measured again, so the table can be filled by several invocations.
 
     python benchmarks/heal.py --data scifact --max-length 256 --json heal.json
 """
@@ -26,6 +27,7 @@ from effir_integrations.artifacts import PruningPlan
 from effir_integrations.calibration import Calibration, load_calibration
 from effir_integrations.compression.distill import DistillConfig, distill
 from effir_integrations.compression.drop import DropConfig, drop
+from effir_integrations.compression.finetune import FinetuneConfig, finetune
 from effir_integrations.compression.reconstruct import ReconstructConfig, reconstruct
 from effir_integrations.compression.slim import SlimConfig, slim
 from effir_integrations.demo import default_model
@@ -57,6 +59,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--heal-steps", type=int, nargs="*", default=[300])
     parser.add_argument("--heal-batch", type=int, default=32)
     parser.add_argument("--heal-rate", type=float, default=5e-4)
+    parser.add_argument("--finetune-steps", type=int, default=0, help="after distillation; 0: none")
+    parser.add_argument("--finetune-rate", type=float, default=2e-5)
     parser.add_argument("--train-length", type=int, default=128, help="tokens when training")
     parser.add_argument("--dtype", default="bf16", help="precision of the evaluation")
     parser.add_argument("--work", type=Path, help="keep folders here (default: a temporary one)")
@@ -170,7 +174,11 @@ class Bench:
         for shape, method, make, gates in self.shapes():
             name = f"{shape}, {method}"
             healed = [f"{name}, {steps} steps of distillation" for steps in self.options.heal_steps]
-            if all(map(self.measured, [name, *healed])):
+            tuned = f" and {self.options.finetune_steps} of fine-tuning"
+            wanted = [name, *healed]
+            if self.options.finetune_steps:
+                wanted += [row + tuned for row in healed]
+            if all(map(self.measured, wanted)):
                 continue
             start = time.perf_counter()
             plan = make()
@@ -182,8 +190,10 @@ class Bench:
             if not self.measured(name):
                 self.measure(name, folder, seconds)
             for steps, healed_name in zip(self.options.heal_steps, healed, strict=True):
-                if not self.measured(healed_name):
+                if not all(self.measured(row) for row in wanted if healed_name in row):
                     self.heal(folder, steps, healed_name)
+                    if self.options.finetune_steps:
+                        self.tune(self.work / "healed", healed_name + tuned)
 
     def heal(self, folder: Path, steps: int, name: str) -> None:
         """Distill the full model into a folder and measure the result."""
@@ -199,7 +209,23 @@ class Bench:
         # in bf16 the teacher's vectors are off by some 1e-5 of cosine, and made four times faster
         teacher = load(self.base, dtype=self.options.dtype)
         distill(load(folder), teacher, self.texts, config, healed, force=True)
-        self.measure(name, healed, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        if not self.measured(name):
+            self.measure(name, healed, seconds)
+
+    def tune(self, folder: Path, name: str) -> None:
+        """Fine-tune a folder on the train queries and measure the result."""
+        config = FinetuneConfig(
+            steps=self.options.finetune_steps,
+            batch_size=16,
+            learning_rate=self.options.finetune_rate,
+            max_length=self.options.train_length,
+            trains="all",
+        )
+        start = time.perf_counter()
+        out = self.work / "tuned"
+        finetune(load(folder), self.examples(), config, out, force=True)
+        self.measure(name, out, time.perf_counter() - start)
 
 
 def main() -> None:

@@ -67,8 +67,12 @@ def check_space(folder: Path, needed_bytes: int) -> None:
 
 def _remove_leftovers(out: Path) -> None:
     for old in out.parent.glob(f".{out.name}.partial-*"):
-        if not _is_running(old.name.rpartition("-")[2]):
+        if _is_running(old.name.rpartition("-")[2]):
+            continue
+        if old.is_dir():
             shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.unlink(missing_ok=True)
 
 
 def _is_running(process: str) -> bool:
@@ -93,8 +97,12 @@ def _replace_folder(new: Path, out: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, renamed to it if the block ends well."""
+    """Yield a temporary path beside `path`, renamed to it if the block ends well.
+
+    Leftovers of runs that were killed are removed first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         yield partial

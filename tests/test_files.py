@@ -86,3 +86,13 @@ def test_a_file_that_fails_half_way_keeps_the_old(tmp_path):
         raise RuntimeError
     assert read_json(path, "a plan") == {"a": 1}
     assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_a_files_leftovers_of_killed_runs_are_removed(tmp_path):
+    left = tmp_path / ".a.json.partial-999999999"
+    left.write_text("half")
+    other = tmp_path / ".b.json.partial-999999999"
+    other.write_text("half")
+    write_json(tmp_path / "a.json", {})
+    assert not left.exists()
+    assert other.exists()

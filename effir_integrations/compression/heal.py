@@ -90,6 +90,8 @@ def heal(
     if not isinstance(config, HealConfig):
         raise TypeError(f"{type(config).__name__} does not say which weights train")
     if not force and _is_done(out, stage):
+        if is_main_process():  # a run that was killed while it cleaned up
+            shutil.rmtree(work_folder(out), ignore_errors=True)
         return load(out, device=str(encoder.device))
     check_target(out, force=force)
     model: Any = transformer_model(encoder)
