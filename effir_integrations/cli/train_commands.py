@@ -42,14 +42,20 @@ def run_slim(
         ValueError: The plan has pruned neurons already.
         FileNotFoundError: The run folder holds neither a plan nor a report.
     """
-    from ..compression.slim import slim
+    from ..compression.slim import BASE_FOLDER, slim
     from ..encoder import find_architecture, load
     from ..evaluation.plots import width_plot
     from ..training.launch import is_main_process, local_device
     from ..training.stage import Stage, data_record
 
     console.quiet_libraries()
-    there = PruningPlan.load(run) if (run / PLAN_FILE).is_file() and not force else None
+    there = PruningPlan.load(run) if (run / PLAN_FILE).is_file() else None
+    if force and there and Path(there.base.name) == run / SLIM_FOLDER / BASE_FOLDER:
+        raise ValueError(
+            f"the plan in {run} is for the base that slimming trained, which --force would remove; "
+            "choose another run folder"
+        )
+    there = None if force else there
     slimmed = there if there and any(x["stage"] == "slim" for x in there.made_by) else None
     plan = slimmed or plan_so_far(run, force)
     name = model or plan.base.name

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..training.examples import TrainingData
 
 GATES_FILE = "gates.safetensors"
+BASE_FOLDER = "base"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class SlimConfig(TrainConfig):
     """Share of the neurons in the MLPs left that goes, in (0, 1) (main setting: 0.3)."""
     steps: int | None = 500
     """Optimizer steps (A.1: 500)."""
+    learning_rate: float = 1e-5
+    """Of the weights, where they train too."""
     gate_learning_rate: float = 1e-2
     """Of the gates; the paper does not state it."""
     beta: float = 5.0
@@ -267,7 +270,7 @@ def _trained_base(
 ) -> PruningPlan:
     """Write the trained weights as a model of their own, which the neurons are then taken from."""
     narrow_again(transformer_model(encoder), dtypes)
-    folder = work / "base"
+    folder = work / BASE_FOLDER
     if is_main_process():
         save(encoder, with_stage(history_of(plan), record), folder, force=True)
     identity = BaseIdentity.of(transformer_model(encoder), str(folder))

@@ -200,8 +200,7 @@ def _build(
     datasets = import_extra("datasets", "train")
     features = {name: datasets.Value("string") for name in _columns(options.negatives, False)}
     if options.scored:
-        # Not float32: what the file holds is what the loss gets to round.
-        score = datasets.Value("float64")
+        score = datasets.Value("float32")  # some devices have no float64
         features["label"] = datasets.Sequence(score, length=1 + options.negatives)
     content = _fingerprint(source, kind)
     arguments = {

@@ -84,6 +84,17 @@ def test_slim_writes_gates_and_a_plan_and_is_not_repeated(run_folder, train, tmp
     assert "slimmed with other settings" in refused(*other)
 
 
+def test_a_trained_base_is_not_slimmed_away(base, train, tmp_path):
+    run = tmp_path / "run"
+    effir_json("drop", base, "--out", run, "--mlp-layers", "1")
+    slim = ["slim", run, "--train", train, "--sparsity", 0.4, *GATES, "--train-base"]
+    effir_json(*slim)
+    assert json.loads((run / "plan.json").read_text())["base"]["name"] == str(run / "slim" / "base")
+    effir_json(*slim)
+    assert "choose another run folder" in refused(*slim, "--force")
+    effir_json("export", run, tmp_path / "model")
+
+
 def test_reconstruct_refits_what_slim_chose_and_export_writes_it(run_folder, tmp_path):
     import shutil
 
