@@ -53,10 +53,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--calibration-texts", type=int, default=512)
-    parser.add_argument("--slim-steps", type=int, default=200)
+    parser.add_argument("--slim-steps", type=int, default=100)
     parser.add_argument("--slim-negatives", type=int, default=3)
     parser.add_argument("--gate-learning-rate", type=float, default=1e-2)
-    parser.add_argument("--heal-steps", type=int, nargs="*", default=[300])
+    parser.add_argument("--heal-steps", type=int, nargs="*", default=[150])
     parser.add_argument("--heal-batch", type=int, default=32)
     parser.add_argument("--heal-rate", type=float, default=5e-4)
     parser.add_argument("--finetune-steps", type=int, default=0, help="after distillation; 0: none")
@@ -112,7 +112,13 @@ class Bench:
         """Return the train queries with mined negatives."""
         path = self.work / "mined.jsonl"
         if not path.is_file():
-            mine(load(self.base), self.options.data, path, negatives=7, fill=True)
+            mine(
+                load(self.base, dtype=self.options.dtype),
+                self.options.data,
+                path,
+                negatives=7,
+                fill=True,
+            )
         return load_training(str(path), negatives=self.options.slim_negatives)
 
     def slimmed(self, plan: PruningPlan, sparsity: float, folder: Path) -> PruningPlan:
