@@ -33,7 +33,8 @@ class CompressConfig:
     keep_parameters: float | None = None
     """Share of the parameters to come down to by dropping MLPs, in (0, 1)."""
     keep_neurons: float | None = None
-    """Share of the neurons in the MLPs left that stays, in (0, 1); None keeps all."""
+    """Share of the neurons in the MLPs left that stays, in (0, 1]; 1 only refits the MLPs left to
+    make up for dropped sublayers, None leaves them as they are."""
     method: str = "reconstruct"
     """What makes up for removed neurons: reconstruct, mean or plain."""
     multiple_of: int = 64
@@ -55,6 +56,11 @@ class CompressConfig:
             raise ValueError(f"calibration_texts={self.calibration_texts} must be at least 1")
         if self.max_length is not None and self.max_length < 1:
             raise ValueError(f"max_length={self.max_length} must be at least 1 token")
+        if self.keep_neurons == 1 and not self.drops:
+            raise ValueError(
+                "keep_neurons=1 with no sublayer dropped would change nothing; keep fewer neurons, "
+                "or drop sublayers as well"
+            )
         if self.keep_neurons is not None:
             self.reconstruct_config  # noqa: B018 - refuses bad shares and methods
 

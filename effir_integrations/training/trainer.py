@@ -16,7 +16,8 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import nn
 from torch.utils.data import SequentialSampler
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..files import new_file
@@ -98,6 +99,7 @@ class StageTrainer(SentenceTransformerTrainer):
         """Train what is left to train after a checkpoint."""
         if checkpoint is not None and int(checkpoint.name.rpartition("-")[2]) >= steps:
             self._load_from_checkpoint(str(checkpoint))
+            self.state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
             return
         try:
             self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

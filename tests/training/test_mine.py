@@ -353,7 +353,8 @@ def test_what_is_missing_is_drawn_at_random_but_never_a_positive(encoder, tmp_pa
         {"query": "w2", "pos": pool[3:5], "neg": []},
         {"query": "w3", "pos": pool, "neg": []},
     ]
-    options = {"negatives": 4, "range_max": 4, "relative_margin": 0.3, "fill": True}
+    ranks = {"range_min": 5, "range_max": 9, "relative_margin": None}
+    options = {"negatives": 4, "fill": True, **ranks}
     mined = mine(encoder, rows, tmp_path / "out.jsonl", **options)
     again = mine(encoder, rows, tmp_path / "again.jsonl", **options)
     for line, row in zip(lines_of(mined.path), rows, strict=True):

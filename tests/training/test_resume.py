@@ -199,3 +199,24 @@ def test_a_killed_distillation_asks_its_teacher_once(
     distill(tiny_encoder("bert", tmp_path), teacher, texts, config, tmp_path / "out")
     assert before
     assert not written.exists()
+
+
+def test_a_run_killed_after_its_last_step_still_knows_its_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from effir_integrations.compression import heal
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(heal, "save", interrupted)
+        finetune(tiny_encoder("bert", tmp_path), examples(), FINETUNE, tmp_path / "out")
+    finetune(tiny_encoder("bert", tmp_path), examples(), FINETUNE, tmp_path / "out")
+    finetune(tiny_encoder("bert", tmp_path), examples(), FINETUNE, tmp_path / "unbroken")
+    logs = [
+        json.loads((tmp_path / name / "effir.json").read_text())["made_by"][-1]["log"]
+        for name in ("out", "unbroken")
+    ]
+    assert logs[0] == logs[1]
+    assert [entry["step"] for entry in logs[0]] == [1, 8]
