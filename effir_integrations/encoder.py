@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +143,18 @@ def role_prompt(encoder: SentenceTransformer, role: str) -> str:
     return (encoder.prompts[name] or "") if name is not None else ""
 
 
+@contextmanager
+def limited(encoder: SentenceTransformer, max_length: int | None) -> Iterator[None]:
+    """Cut texts to `max_length` tokens while the context lasts."""
+    limit = encoder.max_seq_length
+    if max_length is not None:
+        encoder.max_seq_length = min(max_length, limit) if limit else max_length
+    try:
+        yield
+    finally:
+        encoder.max_seq_length = limit
+
+
 def token_batches(
     encoder: SentenceTransformer,
     texts: Sequence[str],
@@ -158,32 +171,25 @@ def token_batches(
     so memory does not grow with their number. Each batch holds `input_ids` and `attention_mask`
     (batch, tokens) on the encoder's device.
     """
-    limit = encoder.max_seq_length
-    if max_length is not None:
-        encoder.max_seq_length = min(max_length, limit) if limit else max_length
     window = 256
-    try:
-        bar = tqdm(
-            total=len(texts),
-            desc=description,
-            unit="text",
-            delay=2,
-            disable=not show_progress,
-            leave=False,
-        )
-        with bar:
-            for start in range(0, len(texts), window):
-                for batch in _length_batches(
-                    encoder, texts[start : start + window], batch_tokens, prompt
-                ):
-                    features = encoder.preprocess(batch, prompt=prompt)
-                    yield {
-                        key: value.to(encoder.device) if torch.is_tensor(value) else value
-                        for key, value in features.items()
-                    }
-                    bar.update(len(batch))
-    finally:
-        encoder.max_seq_length = limit
+    bar = tqdm(
+        total=len(texts),
+        desc=description,
+        unit="text",
+        delay=2,
+        disable=not show_progress,
+        leave=False,
+    )
+    with limited(encoder, max_length), bar:
+        for start in range(0, len(texts), window):
+            part = texts[start : start + window]
+            for batch in _length_batches(encoder, part, batch_tokens, prompt):
+                features = encoder.preprocess(batch, prompt=prompt)
+                yield {
+                    key: value.to(encoder.device) if torch.is_tensor(value) else value
+                    for key, value in features.items()
+                }
+                bar.update(len(batch))
 
 
 def _length_batches(

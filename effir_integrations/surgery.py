@@ -91,6 +91,14 @@ def add_gate(output: Any) -> None:
     output.register_forward_pre_hook(gate_neurons)
 
 
+def remove_gate(output: Any) -> None:
+    """Take the gate of an output projection off again."""
+    del output.neuron_gate
+    for key, hook in list(output._forward_pre_hooks.items()):
+        if hook is gate_neurons:
+            del output._forward_pre_hooks[key]
+
+
 def reshape(model: nn.Module, architecture: Architecture, config: Any) -> None:
     """Give a freshly built model the shape that `mlp_widths` and `dropped_attention` name.
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..artifacts import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
-from ..files import folder_bytes, read_json
+from ..files import folder_bytes
 
 DONE, BUG, BAD_INPUT, BROKEN, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXIT_CODES = """Exit codes: 0 done; 1 a fault of effir itself; 2 input or settings that will not do;
@@ -170,6 +170,7 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         return {"kind": "importance", "base": report.base.name, "block": report.block,
                 "attention": report.attention, "mlp": report.mlp}  # fmt: skip
     from ..compression.from_disk import identity_on_disk
+    from ..compression.history import read_history
 
     identity = identity_on_disk(folder)
     return {
@@ -182,13 +183,8 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         "dropped_attention": identity.dropped_attention,
         "parameters": identity.parameters,
         "bytes": folder_bytes(folder),
-        "history": _history(folder),
+        "history": read_history(folder),
     }
-
-
-def _history(folder: Path) -> dict[str, Any] | None:
-    path = folder / "effir.json"
-    return read_json(path, "what export writes") if path.is_file() else None
 
 
 def model_table(description: dict[str, Any]) -> Table:
@@ -246,14 +242,15 @@ def show_trained(history: dict[str, Any], as_json: bool, quiet: bool, out: Path)
     if as_json:
         print_json({"out": str(out), "parameters": history["parameters"], **record})
     elif not quiet:
+        from ..training.config import NO_LOSSES
+
         data = record["data"]
         table = Table(title=f"{record['stage']}: {data['examples']:,} examples of {data['source']}")
-        hidden = ("epoch", "grad_norm", "learning_rate")
-        names = [name for name in record["log"][-1] if name not in hidden] if record["log"] else []
-        for name in sorted(names, key="step".__ne__):
+        logged = record["log"][-1] if record["log"] else {}
+        names = sorted((name for name in logged if name not in NO_LOSSES), key="step".__ne__)
+        for name in names:
             table.add_column(name, justify="right")
         for entry in record["log"]:
-            cells = sorted(names, key="step".__ne__)
-            table.add_row(*(f"{entry.get(name, float('nan')):,.4g}" for name in cells))
+            table.add_row(*(f"{entry.get(name, float('nan')):,.4g}" for name in names))
         stdout().print(table)
         stdout().print(f"written to {out}")

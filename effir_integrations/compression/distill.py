@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ..encoder import transformer_model
+from ..encoder import limited, transformer_model
 from ..extras import import_extra
 from ..files import new_file
 from ..identity import BaseIdentity
 from ..training.launch import is_main_process
 from ..training.losses import DistillationLoss
-from ..training.stage import Stage, limited, train
+from ..training.stage import Stage, train
 from .heal import HealConfig, heal
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..encoder import load, transformer_model
-from ..files import check_target, read_json
+from ..files import check_target
 from ..surgery import narrow_again, widen
 from ..training.adapter import add_lora, check_no_adapter, merge_lora
 from ..training.config import TrainConfig
 from ..training.launch import is_main_process, is_sharded
 from ..training.stage import Stage, prepare_work
 from .export import probe, save
-from .history import HISTORY_FILE, history_at, with_stage
+from .history import history_at, read_history, with_stage
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -117,10 +117,8 @@ def heal(
 
 
 def _is_done(out: Path, stage: Stage) -> bool:
-    path = out / HISTORY_FILE
-    return path.is_file() and stage.is_among(
-        read_json(path, "what training writes").get("made_by", ())[-1:]
-    )
+    history = read_history(out) or {}
+    return stage.is_among(history.get("made_by", ())[-1:])
 
 
 def _choose_trained(

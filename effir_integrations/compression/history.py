@@ -34,12 +34,17 @@ def history_of(plan: PruningPlan) -> dict[str, Any]:
     }
 
 
+def read_history(folder: Path) -> dict[str, Any] | None:
+    """Return the history that lies in a model's folder, or None where there is none."""
+    path = folder / HISTORY_FILE
+    return read_json(path, "what `effir export` writes") if path.is_file() else None
+
+
 def history_at(encoder: Any, name: str | Path) -> dict[str, Any]:
     """Return the history that lies in a model's folder, or a fresh one for a model without."""
-    path = Path(name) / HISTORY_FILE
-    if path.is_file():
-        return read_json(path, "what `effir export` writes")
-    return history_of(PruningPlan(base=BaseIdentity.of(transformer_model(encoder), str(name))))
+    return read_history(Path(name)) or history_of(
+        PruningPlan(base=BaseIdentity.of(transformer_model(encoder), str(name)))
+    )
 
 
 def with_stage(history: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:

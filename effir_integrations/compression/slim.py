@@ -16,7 +16,7 @@ from ..artifacts import PruningPlan
 from ..encoder import transformer_model
 from ..files import new_file
 from ..identity import BaseIdentity
-from ..surgery import mlp_widths, model_layers, narrow_again, widen
+from ..surgery import mlp_widths, model_layers, narrow_again, remove_gate, widen
 from ..training.adapter import check_no_adapter
 from ..training.config import TrainConfig
 from ..training.launch import is_main_process, is_sharded, processes
@@ -256,8 +256,7 @@ def _close_gates(
 
 def _remove_gates(encoder: SentenceTransformer) -> None:
     for output in _outputs(encoder).values():
-        del output.neuron_gate
-        output._forward_pre_hooks.clear()
+        remove_gate(output)
     transformer_model(encoder).config.mlp_gates = False
 
 

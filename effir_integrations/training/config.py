@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import torch
 
+NO_LOSSES = ("epoch", "grad_norm", "learning_rate")
+"""What the trainer logs beside the step, the loss and its terms."""
 PRECISIONS = ("auto", "fp32", "bf16")
 
 

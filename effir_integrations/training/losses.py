@@ -161,10 +161,6 @@ class RetrievalLoss(CachedLossMixin, nn.Module):
             loss = loss.detach()
         return loss
 
-    def get_config_dict(self) -> dict[str, Any]:
-        """Return what the trainer notes about the loss."""
-        return {"temperature": self.terms.temperature, "teacher": self.terms.teacher_weight}
-
 
 class DistillationLoss(nn.Module):
     """Pulls a model's vectors, or the similarities between them, to its teacher's."""
@@ -190,7 +186,3 @@ class DistillationLoss(nn.Module):
         difference = student @ student.T - teacher @ teacher.T
         pairs = len(difference) * (len(difference) - 1)
         return {"similarities": difference.square().sum() / pairs}
-
-    def get_config_dict(self) -> dict[str, Any]:
-        """Return what the trainer notes about the loss."""
-        return {"target": self.target}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effir_integrations.encoder import role_prompt
 from effir_integrations.extras import import_extra
 from effir_integrations.files import new_file
 from effir_integrations.training.pool import Pool, read_pool
@@ -173,9 +174,9 @@ def _default_prompt(encoder: SentenceTransformer, prompt: str | None, name: str 
     """Return what `encode_query` would put in front of a query."""
     if prompt is not None:
         return prompt
-    if name is None:
-        name = "query" if "query" in encoder.prompts else encoder.default_prompt_name
-    return encoder.prompts[name] or "" if name is not None else ""
+    if name is not None:
+        return encoder.prompts[name] or ""
+    return role_prompt(encoder, "query")
 
 
 def _lines(

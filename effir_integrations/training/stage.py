@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoder import transformer_model
+from ..encoder import limited, transformer_model
 from ..extras import import_extra
 from ..files import read_json, write_json
 from ..identity import BaseIdentity
@@ -180,30 +180,16 @@ def train(
 
 
 @contextmanager
-def limited(encoder: SentenceTransformer, max_length: int | None) -> Iterator[None]:
-    """Cut texts to `max_length` tokens while the context lasts."""
-    limit = encoder.max_seq_length
-    if max_length is not None:
-        encoder.max_seq_length = min(max_length, limit) if limit else max_length
-    try:
-        yield
-    finally:
-        encoder.max_seq_length = limit
-
-
-@contextmanager
 def dropout(encoder: SentenceTransformer, on: bool) -> Iterator[None]:
     """Switch the model's own dropout off while the context lasts, unless it is to stay on."""
-    model = transformer_model(encoder)
-    shares = [] if on else [
-        (module, name)
-        for module in model.modules()
+    before = [] if on else [
+        (module, name, getattr(module, name))
+        for module in transformer_model(encoder).modules()
         for name in ("p", "attention_dropout")
         if isinstance(getattr(module, name, None), float)
     ]  # fmt: skip
-    before = [(module, name, getattr(module, name)) for module, name in shares]
     try:
-        for module, name in shares:
+        for module, name, _ in before:
             setattr(module, name, 0.0)
         yield
     finally:

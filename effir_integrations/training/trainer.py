@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..files import new_file
 from .checkpoints import WHOLE, last_checkpoint
-from .config import TrainConfig
+from .config import NO_LOSSES, TrainConfig
 from .launch import is_main_process, is_sharded, processes
 
 TRAINED_FILE = "trained.safetensors"
@@ -223,9 +223,8 @@ class _Bar(TrainerCallback):
         self.bar.update(1)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        hidden = ("epoch", "grad_norm", "learning_rate")
         numbers = {
-            k: v for k, v in kwargs["logs"].items() if isinstance(v, float) and k not in hidden
+            k: v for k, v in kwargs["logs"].items() if isinstance(v, float) and k not in NO_LOSSES
         }
         if self.bar is not None:
             self.bar.set_postfix(numbers, refresh=False)

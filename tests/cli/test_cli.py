@@ -16,9 +16,7 @@ import pytest
 import transformers
 from sentence_transformers import SentenceTransformer
 from tiny import save_bare
-from typer.testing import CliRunner
-
-from effir_integrations.cli import app
+from verbs import effir, effir_json, refused
 
 FIGURES = {"nDCG@10", "R@100", "RR@10"}
 
@@ -51,26 +49,6 @@ def data(tmp_path_factory):
     (folder / "queries.jsonl").write_text("\n".join(queries))
     (folder / "qrels" / "test.tsv").write_text("\n".join(qrels))
     return folder
-
-
-def effir(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def effir_json(*arguments):
-    result = effir(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def refused(*arguments, code=2):
-    """Run a verb that must fail with one line on standard error, and return that line."""
-    result = effir(*arguments)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def test_step_by_step_from_analyze_to_evaluate(base, texts, data, tmp_path):

@@ -8,9 +8,7 @@ import random
 import pytest
 from sentence_transformers import SentenceTransformer
 from tiny import WORDS, save_bare
-from typer.testing import CliRunner
-
-from effir_integrations.cli import app
+from verbs import effir, effir_json, refused
 
 GATES = ["--steps", 3, "--batch-size", 4, "--negatives", 2, "--multiple-of", 8]
 QUICK = ["--steps", 3, "--batch-size", 4, "--rank", 4]
@@ -47,25 +45,6 @@ def run_folder(base, train, tmp_path_factory):
     effir_json("drop", base, "--out", folder, "--mlp-layers", "1")
     effir_json("slim", folder, "--train", train, "--sparsity", 0.4, *GATES)
     return folder
-
-
-def effir(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def effir_json(*arguments):
-    result = effir(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def refused(*arguments, code=2):
-    result = effir(*arguments)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    lines = [line for line in result.stderr.splitlines() if line.startswith("effir: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 def test_slim_writes_gates_and_a_plan_and_is_not_repeated(run_folder, train, tmp_path):

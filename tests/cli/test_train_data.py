@@ -9,9 +9,7 @@ import pytest
 import torch
 from tiny import save_bare, tiny_tokenizer
 from transformers import BertConfig, BertForSequenceClassification
-from typer.testing import CliRunner
-
-from effir_integrations.cli import app
+from verbs import effir, effir_json, refused
 
 pytest.importorskip("datasets")
 
@@ -45,25 +43,6 @@ def data(tmp_path):
     (folder / "queries.jsonl").write_text("\n".join(queries))
     (folder / "qrels" / "train.tsv").write_text("\n".join(qrels))
     return folder
-
-
-def effir(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def effir_json(*arguments):
-    result = effir(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout)
-
-
-def refused(*arguments, code=2):
-    result = effir(*arguments)
-    assert result.exit_code == code, result.output
-    assert "Traceback" not in result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def test_mine_then_score(encoder, reranker, data, tmp_path):
