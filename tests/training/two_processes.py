@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch.distributed
 from safetensors.torch import save_file
 from torch.nn.parallel import DistributedDataParallel
 
-from effir_integrations import load
+from effir_integrations import Encoder, load
 from effir_integrations.training.launch import is_main_process, processes
 from effir_integrations.training.losses import LossTerms, RetrievalLoss
 
@@ -29,13 +30,9 @@ def columns(start: int, stop: int) -> list[list[str]]:
     ]
 
 
-def main(base: str, out: str, mini_batch_size: int | None) -> None:
-    """Write the gradients that every process ends up with, and the mean of their losses."""
-    torch.set_num_threads(1)
-    if processes() > 1:
-        torch.distributed.init_process_group("gloo")
+def gradients(encoder: Encoder, mini_batch_size: int | None) -> dict[str, torch.Tensor]:
+    """Return the gradients that every process ends up with, and the mean of their losses."""
     rank = torch.distributed.get_rank() if processes() > 1 else 0
-    encoder = load(base, device="cpu")
     share = BATCH // processes()
     start, stop = rank * share, (rank + 1) * share
     features = [encoder.preprocess(texts) for texts in columns(start, stop)]
@@ -48,9 +45,21 @@ def main(base: str, out: str, mini_batch_size: int | None) -> None:
     if processes() > 1:
         torch.distributed.all_reduce(value)
     found = {name: x.grad for name, x in encoder.named_parameters() if x.grad is not None}
-    if is_main_process():
-        save_file({**found, "loss": value / processes()}, Path(out))
+    return {**found, "loss": value / processes()}
+
+
+def main(base: str, out: str, mini_batch_size: int | None) -> None:
+    """Write the gradients."""
+    torch.set_num_threads(1)
     if processes() > 1:
+        torch.distributed.init_process_group("gloo")
+    found = gradients(load(base, device="cpu"), mini_batch_size)
+    if is_main_process():
+        save_file(found, Path(out))
+    if processes() > 1:
+        # DDP must die before its group: one that outlives it ends the group's threads while holding
+        # the interpreter lock, which they may be waiting for to let go of a last tensor
+        gc.collect()
         torch.distributed.destroy_process_group()
 
 
