@@ -1,0 +1,1 @@
+"""Encoding at full speed: batches, precision, corpora larger than memory, several machines."""
