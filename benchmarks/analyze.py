@@ -33,7 +33,8 @@ from sentence_transformers import SentenceTransformer
 
 from effir_integrations.calibration import Calibration, load_calibration
 from effir_integrations.compression.analyze import analyze
-from effir_integrations.encoder import load, token_batches
+from effir_integrations.encoder import token_batches
+from effir_integrations.loading import load
 
 TIME_TARGET = 1.15
 MEMORY_TARGET = 50.0

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from .compression.finetune import finetune
     from .compression.reconstruct import reconstruct
     from .compression.slim import slim
-    from .encoder import Encoder, load
+    from .encoder import Encoder
     from .evaluation.evaluate import evaluate
+    from .loading import load
 
 _HOMES = {
     "CompressConfig": "compression.compress",
@@ -33,7 +34,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "export": "compression.export",
     "finetune": "compression.finetune",
-    "load": "encoder",
+    "load": "loading",
     "reconstruct": "compression.reconstruct",
     "slim": "compression.slim",
 }

@@ -1,42 +1,168 @@
-"""The one place that knows prompts, EOS, truncation and pooling of an encoder."""
+"""The one place that knows prompts, EOS, truncation, pooling and batching of an encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from tqdm.auto import tqdm
 
 from . import modeling  # noqa: F401 - registers the pruned model types
-from .architectures import find
-from .checkpoint import check_checkpoint
-from .tokenization import prepare_tokenizer
+from .encoding.inference import WINDOW, Inference, finisher, takes
+from .encoding.prefix import reusable_tokens
+from .encoding.progress import Progress
+from .encoding.turns import Turns
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedModel
 
-    from .architectures import Architecture
-
-DTYPES = {
-    "auto": "auto",
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-}
-TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
-"""Written into every folder: without it, a chat template in the tokenizer rewrites every text."""
+    from .encoding.shapes import Shapes
 
 
 class Encoder(SentenceTransformer):
-    """A `SentenceTransformer` that also takes texts which are not valid Unicode."""
+    """A `SentenceTransformer` that encodes by token budgets, and takes any string.
+
+    Texts are tokenised once, equal ones are run once, and batches are cut by their padded tokens,
+    so `batch_size` has no effect. Where only the last token of a causal model counts, no mask is
+    built, and tokens that all texts begin with, such as a prompt, are run once. Vectors are those
+    of the stock class but for the rounding that other batches bring: 1e-6 in fp32. Calls of
+    several threads queue.
+    """
+
+    batch_tokens: int = 4096
+    """Padded tokens of a batch, at most; a longer text has a batch of its own. Halved, with a
+    warning, where they do not fit the memory of an accelerator."""
+    batch_padding: int = 256
+    """Padding tokens at which a batch is cut, so that few texts of unlike lengths waste little."""
+    tokens_encoded: int = 0
+    """Real tokens of all texts so far, equal texts counted once a call."""
+    shapes: Shapes | None = None
+    """The batch shapes of a compiled model."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._turns = Turns()
+        if self.device.type != "cpu":
+            self.batch_tokens = 32768
+            self.batch_padding = 4096
+
+    @cached_property
+    def reusable_tokens(self) -> int:
+        """Up to which length of texts the tokens that all begin with can be run once."""
+        return reusable_tokens(transformer_model(self))
+
+    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Embed texts as `SentenceTransformer.encode` does, which lists the arguments.
+
+        Raises:
+            ValueError: A text is no string, or `truncate_dim` exceeds the dimension.
+        """
+        if inputs is None:
+            raise ValueError("there is nothing to encode: inputs is None; give a string or a list")
+        return super().encode(inputs, *args, **kwargs)
+
+    def encode_stream(
+        self, texts: Iterable[str], *, window: int = WINDOW, **kwargs: Any
+    ) -> Iterator[np.ndarray]:
+        """Yield the vectors of texts that arrive one by one, gathered in windows.
+
+        Args:
+            texts: Read as far as a window needs, never as a whole.
+            window: Texts that are encoded together.
+            kwargs: As of `encode`.
+
+        Yields:
+            (at most window, dimension) float32, in the order of the texts.
+        """
+        if window < 1:
+            raise ValueError(f"window={window} must be at least 1")
+        waiting = iter(texts)
+        while part := list(islice(waiting, window)):
+            yield self.encode(part, **kwargs)
+
+    def _inference(
+        self,
+        inputs: list[Any],
+        *,
+        prompt: str | None = None,
+        show_progress_bar: bool = False,
+        output_value: str | None = "sentence_embedding",
+        save_to_cpu: bool = True,
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        device: str | torch.device | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Embed texts; what asks for more than their vectors takes the stock way."""
+        self._check_request(inputs, truncate_dim)
+        with self._turns, torch.inference_mode():
+            batch_size = kwargs.pop("batch_size")
+            if kwargs or not inputs or not takes(self, output_value):
+                return super()._inference(
+                    inputs,
+                    prompt=prompt,
+                    batch_size=batch_size,
+                    show_progress_bar=show_progress_bar,
+                    output_value=output_value,
+                    save_to_cpu=save_to_cpu,
+                    normalize_embeddings=normalize_embeddings,
+                    truncate_dim=truncate_dim,
+                    device=device,
+                    **kwargs,
+                )
+            if self.training or transformer_model(self).training:
+                self.eval()
+            finish = finisher(
+                normalize=normalize_embeddings, truncate_dim=truncate_dim, to_cpu=save_to_cpu
+            )
+            texts = [clean_text((prompt or "") + text) for text in inputs]
+            with Progress(len(set(texts)), shown=show_progress_bar) as progress:
+                inference = Inference(
+                    self,
+                    self._inference_device(device),
+                    finish=finish,
+                    advance=progress.advance,
+                )
+                vectors = inference.embed(texts)
+            self.tokens_encoded += progress.tokens
+            return vectors
+
+    def _inference_device(self, device: str | torch.device | None) -> torch.device:
+        # the stock look-up walks over all parameters, which only a move or a device map needs
+        if device is None and not self._placement_is_delegated:
+            return self.device
+        return self._resolve_inference_device(device)
+
+    def _check_request(self, inputs: Sequence[Any], truncate_dim: int | None) -> None:
+        first: Any = self[0]
+        if set(first.modality_config) != {"text"}:
+            return
+        for place, text in enumerate(inputs):
+            if not isinstance(text, str):
+                raise ValueError(
+                    f"text {place} of {len(inputs)} is {type(text).__name__} ({text!r:.60}), and "
+                    "only strings can be encoded; decode bytes, and leave missing texts out"
+                )
+        dimension = self._dimension()
+        if truncate_dim is not None and not 1 <= truncate_dim <= (dimension or truncate_dim):
+            raise ValueError(
+                f"truncate_dim={truncate_dim}, but the vectors have {dimension} dimensions; choose "
+                f"1 to {dimension}"
+            )
+
+    def _dimension(self) -> int | None:
+        """Return the length of whole vectors; `get_embedding_dimension` gives that of cut ones."""
+        for module in reversed(list(self)):
+            known = getattr(module, "get_embedding_dimension", None)
+            if callable(known) and (dimension := known()) is not None:
+                return int(dimension)
+        return None
 
     def preprocess(self, inputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Tokenise after `clean_text`; everything else as in `SentenceTransformer`."""
@@ -49,78 +175,6 @@ def clean_text(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def load(
-    name: str | Path,
-    *,
-    device: str | None = None,
-    dtype: str = "auto",
-    max_length: int | None = None,
-    pooling: str | None = None,
-    prompts: dict[str, str] | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-) -> Encoder:
-    """Load a Sentence Transformers folder, or make an encoder of a bare Hugging Face model.
-
-    A Sentence Transformers folder keeps its own pooling, prompts, normalisation and length. A bare
-    model gets last-token pooling and an EOS at the end of every text if it is causal (section 4.2),
-    mean pooling if it is not, and unit length.
-
-    Args:
-        name: Folder, or name on the hub.
-        device: As in torch; None takes an accelerator where there is one.
-        dtype: One of `DTYPES`; auto is the checkpoint's own.
-        max_length: In tokens; None keeps the model's own.
-        pooling: Of a bare model only, as in `Pooling`.
-        prompts: Name -> text put in front, for a bare model or over the folder's own.
-        revision: Branch, tag or commit on the hub.
-        trust_remote_code: Run modelling code that lies in the folder.
-
-    Raises:
-        FileNotFoundError: The folder or a weight file is missing.
-        ValueError: The family is not supported, a file is truncated, or an argument is unknown.
-    """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}")
-    name = str(name)
-    _check_source(name)
-    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    model_kwargs: dict[str, Any] = {"dtype": DTYPES[dtype], "use_safetensors": True}
-    if _is_sentence_transformer(name, revision):
-        if pooling is not None:
-            raise ValueError(
-                f"{name} brings its own pooling; leave pooling={pooling!r} out, or load the bare "
-                "transformer it was made from"
-            )
-        encoder = Encoder(name, device=device, prompts=prompts, model_kwargs=model_kwargs, **shared)
-        _check_transformer(encoder, name)
-    else:
-        modules = _bare_modules(name, pooling, {**model_kwargs, **shared}, shared)
-        encoder = Encoder(
-            modules=modules, device=device, prompts=prompts, similarity_fn_name="cosine"
-        )
-    if max_length is not None:
-        encoder.max_seq_length = max_length
-    return encoder.eval()
-
-
-def find_architecture(
-    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
-) -> Architecture:
-    """Return the table row of a model by its config alone, before its weights are read.
-
-    Raises:
-        ValueError: The family is not supported.
-        FileNotFoundError: There is no such model folder, or a weight file is missing.
-    """
-    from transformers import AutoConfig
-
-    _check_source(str(name))
-    folder = transformer_folder(Path(name)) if Path(name).is_dir() else name
-    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return find(AutoConfig.from_pretrained(folder, **shared))
 
 
 def transformer_model(encoder: Any) -> PreTrainedModel:
@@ -207,62 +261,3 @@ def _length_batches(
             batch = []
         batch.append(texts[index])
     yield batch
-
-
-def _check_source(name: str) -> None:
-    path = Path(name)
-    if not path.is_dir():
-        if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise FileNotFoundError(
-                f"{name} is no model folder; give the folder that holds config.json, or a hub name"
-            )
-        return
-    if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
-        raise FileNotFoundError(
-            f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
-            "Transformers model folder"
-        )
-    check_checkpoint(transformer_folder(path))
-
-
-def transformer_folder(path: Path) -> Path:
-    """Return where config and weights lie: old Sentence Transformers folders use a subfolder."""
-    nested = sorted(folder.parent for folder in path.glob("0_*/config.json"))
-    return path if (path / "config.json").is_file() or not nested else nested[0]
-
-
-def _is_sentence_transformer(name: str, revision: str | None) -> bool:
-    if Path(name).is_dir():
-        return (Path(name) / "modules.json").is_file()
-    from sentence_transformers.util import is_sentence_transformer_model
-
-    return is_sentence_transformer_model(name, revision=revision)
-
-
-def _check_transformer(encoder: SentenceTransformer, name: str) -> None:
-    if not isinstance(encoder[0], Transformer):
-        raise ValueError(
-            f"the first module of {name} is {type(encoder[0]).__name__}, which has no transformer "
-            "layers to prune; choose a model that starts with a Transformer module"
-        )
-
-
-def _bare_modules(
-    name: str, pooling: str | None, model_kwargs: dict[str, Any], shared: dict[str, Any]
-) -> list[torch.nn.Module]:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(name, **shared)
-    architecture = find(config)
-    pooling = pooling or ("lasttoken" if architecture.causal else "mean")
-    transformer = Transformer(
-        name,
-        model_kwargs=model_kwargs,
-        processor_kwargs=dict(shared),
-        config_kwargs=dict(shared),
-        modality_config=TEXT_ONLY,
-        module_output_name="token_embeddings",
-    )
-    prepare_tokenizer(transformer.tokenizer, append_eos=pooling == "lasttoken")
-    dimension = transformer.get_embedding_dimension()
-    return [transformer, Pooling(dimension, pooling_mode=pooling), Normalize()]

@@ -8,7 +8,8 @@ import torch
 import transformers
 from tiny import save_bare, tiny_model, tiny_tokenizer
 
-from effir_integrations.encoder import clean_text, find_architecture, load, token_batches
+from effir_integrations.encoder import clean_text, token_batches
+from effir_integrations.loading import find_architecture, load
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +153,86 @@ def test_minilm_keeps_its_vectors(minilm):
     texts = ["a first text", "and a second, longer one"]
     stock = SentenceTransformer(str(minilm), device="cpu").encode(texts)
     assert np.array_equal(load(minilm, device="cpu").encode(texts), stock)
+
+
+@pytest.fixture(scope="module")
+def encoder(folder):
+    return load(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error"),
+    [
+        (None, "there is nothing to encode: inputs is None"),
+        (b"w1", r"text 0 of 1 is bytes \(b'w1'\), and only strings can be encoded; decode bytes"),
+        (7, r"text 0 of 1 is int \(7\)"),
+        (["w1", None], r"text 1 of 2 is NoneType \(None\).*leave missing texts out"),
+        (["w1", float("nan")], r"text 1 of 2 is float \(nan\)"),
+        ([["w1", "w2"]], "text 0 of 1 is list"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_place(encoder, inputs, error):
+    with pytest.raises(ValueError, match=error):
+        encoder.encode(inputs)
+
+
+def test_an_empty_list_gives_no_vectors(encoder):
+    assert len(encoder.encode([])) == 0
+    assert list(encoder.encode_stream(iter([]))) == []
+
+
+def test_special_tokens_in_a_text_are_encoded(encoder):
+    vectors = encoder.encode(["<s> </s> <pad> <unk>", "<pad>", "</s>"])
+    assert bool(np.isfinite(vectors).all())
+
+
+@pytest.mark.parametrize("dimension", [0, 33, -1])
+def test_a_dimension_that_the_vectors_do_not_have_is_refused(encoder, dimension):
+    with pytest.raises(ValueError, match=f"truncate_dim={dimension}, but the vectors have 32"):
+        encoder.encode("w1", truncate_dim=dimension)
+
+
+def test_vectors_are_truncated_then_normalised(encoder):
+    whole = encoder.encode(["w1 w2"])
+    cut = encoder.encode(["w1 w2"], truncate_dim=8, normalize_embeddings=True)
+    np.testing.assert_allclose(cut, whole[:, :8] / np.linalg.norm(whole[:, :8]), atol=1e-6)
+
+
+def test_an_unknown_prompt_name_is_refused(encoder):
+    with pytest.raises(ValueError, match="qurey"):
+        encoder.encode("w1", prompt_name="qurey")
+
+
+def test_a_megabyte_of_text_is_cut(encoder):
+    texts = ["w1 " * 350_000]
+    np.testing.assert_allclose(encoder.encode(texts), encoder.encode(["w1 " * 40]), atol=1e-6)
+
+
+def test_texts_that_arrive_one_by_one_are_read_no_further_than_a_window(encoder):
+    read = []
+
+    def texts():
+        for number in range(10):
+            read.append(number)
+            yield f"w{number}"
+
+    stream = encoder.encode_stream(texts(), window=4)
+    assert next(stream).shape == (4, 32) and len(read) == 4
+    assert [len(part) for part in stream] == [4, 2]
+    with pytest.raises(ValueError, match="window=0 must be at least 1"):
+        next(encoder.encode_stream([], window=0))
+
+
+def test_worker_processes_give_the_same_vectors(folder):
+    encoder = load(folder, device="cpu")
+    texts = [f"w{number}" for number in range(20)]
+    found = encoder.encode(texts, device=["cpu", "cpu"], chunk_size=5)
+    np.testing.assert_allclose(found, encoder.encode(texts), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_gives_the_same_vectors_in_few_shapes(folder):
+    expected = load(folder, device="cpu").encode(["w1 w2", "w3", "w4 " * 40])
+    encoder = load(folder, device="cpu", compile=True)
+    np.testing.assert_allclose(encoder.encode(["w1 w2", "w3", "w4 " * 40]), expected, atol=1e-6)
+    assert encoder.shapes.lengths(32) == [32]

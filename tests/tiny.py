@@ -79,8 +79,24 @@ def tiny_tokenizer(*, eos: bool = True, pad: bool = True) -> PreTrainedTokenizer
     )
 
 
+def byte_level_tokenizer() -> transformers.Qwen2Tokenizer:
+    """Return the tokenizer class that Qwen2 models are given whatever their folder names."""
+    specials = ["<pad>", "<s>", "</s>", "<unk>"]
+    vocabulary = {token: index for index, token in enumerate([*specials, "w", "Ġ", *"0123456789"])}
+    return transformers.Qwen2Tokenizer(
+        vocab=vocabulary,
+        merges=[],
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        model_max_length=32,
+    )
+
+
 def save_bare(family: str, folder: Path, **options: Any) -> Path:
     """Write a bare Hugging Face folder: config, weights, tokenizer."""
     tiny_model(family, **options).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
+    tokenizer = byte_level_tokenizer() if family == "qwen2" else tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
     return folder

@@ -70,7 +70,7 @@ def run_analyze(
     """
     from ..calibration import load_calibration
     from ..compression.analyze import analyze
-    from ..encoder import find_architecture, load
+    from ..loading import find_architecture, load
 
     console.quiet_libraries()
     find_architecture(model)
@@ -125,7 +125,8 @@ def run_drop(
 def identify(model: str) -> BaseIdentity:
     """Return the identity of a model by name, from its files alone where they are on this disk."""
     from ..compression.from_disk import identity_on_disk
-    from ..encoder import find_architecture, load, transformer_model
+    from ..encoder import transformer_model
+    from ..loading import find_architecture, load
 
     find_architecture(model)
     if Path(model).is_dir():
@@ -160,7 +161,7 @@ def run_reconstruct(
     """
     from ..calibration import load_calibration
     from ..compression.reconstruct import ReconstructConfig, reconstruct
-    from ..encoder import find_architecture, load
+    from ..loading import find_architecture, load
 
     console.quiet_libraries()
     keep = settings["keep_neurons"]
@@ -219,8 +220,8 @@ def run_export(
 ) -> PruningPlan:
     """Write the model that the plan of a run folder describes."""
     from ..compression.export import export, export_from_disk
-    from ..encoder import find_architecture, load
     from ..files import check_target
+    from ..loading import find_architecture, load
 
     console.quiet_libraries()
     plan = PruningPlan.load(run)

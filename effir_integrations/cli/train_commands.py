@@ -43,8 +43,8 @@ def run_slim(
         FileNotFoundError: The run folder holds neither a plan nor a report.
     """
     from ..compression.slim import BASE_FOLDER, slim
-    from ..encoder import find_architecture, load
     from ..evaluation.plots import width_plot
+    from ..loading import find_architecture, load
     from ..training.launch import is_main_process, local_device
     from ..training.stage import Stage, data_record
 
@@ -125,7 +125,7 @@ def run_distill(
 ) -> dict[str, Any]:
     """Distill into a model folder, or the model that a run folder plans; return its history."""
     from ..compression.distill import distill
-    from ..encoder import load
+    from ..loading import load
     from ..training.launch import local_device
 
     encoder, history = _load_source(source, model, dtype)
@@ -148,7 +148,8 @@ def _load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, 
     """Return the encoder to train and its history."""
     from ..compression.apply import apply
     from ..compression.history import history_at, history_of
-    from ..encoder import find_architecture, load, transformer_model
+    from ..encoder import transformer_model
+    from ..loading import find_architecture, load
     from ..training.launch import local_device
 
     console.quiet_libraries()

@@ -75,7 +75,7 @@ def mine_command(
     effir mine MODEL beir/scifact mined.jsonl
     """
     with plain_errors(debug):
-        from ..encoder import find_architecture, load
+        from ..loading import find_architecture, load
         from ..training.mine import check_mining, mine
 
         console.quiet_libraries()

@@ -9,9 +9,10 @@ from typing import Any
 
 from ..artifacts import ImportanceReport, PruningPlan
 from ..calibration import Calibration, load_calibration
-from ..encoder import Encoder, find_architecture, load, transformer_model
+from ..encoder import Encoder, transformer_model
 from ..files import check_target
 from ..identity import BaseIdentity
+from ..loading import find_architecture, load
 from .analyze import analyze
 from .drop import DropConfig, drop
 from .export import export

@@ -13,9 +13,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from ..architectures import find
 from ..artifacts import PruningPlan
-from ..encoder import TEXT_ONLY, Encoder, load, transformer_folder, transformer_model
+from ..encoder import Encoder, transformer_model
+from ..encoding.inference import TEXT_ONLY
 from ..files import check_target, new_folder, write_json
 from ..identity import BaseIdentity
+from ..loading import load, transformer_folder
 from ..tokenization import prepare_tokenizer, save_tokenizer
 from .apply import apply
 from .history import history_of, write_history

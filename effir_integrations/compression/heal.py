@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..encoder import load, transformer_model
+from ..encoder import transformer_model
 from ..files import check_target
+from ..loading import load
 from ..surgery import narrow_again, widen
 from ..training.adapter import add_lora, check_no_adapter, merge_lora
 from ..training.config import TrainConfig

@@ -133,7 +133,7 @@ def load_model(
     """Load a model that is given by name or folder; hand back one that is loaded."""
     if not isinstance(model, str | Path):
         return model
-    from effir_integrations.encoder import load
+    from effir_integrations.loading import load
 
     return load(str(model), device=device, dtype=dtype, max_length=max_length)
 
@@ -173,7 +173,7 @@ def check_model(model: SentenceTransformer | str | Path, dtype: str, device: str
         FileNotFoundError: If a path is no model folder.
         ValueError: If `dtype` is unknown, or `dtype` or `device` is given for a loaded model.
     """
-    from effir_integrations.encoder import DTYPES
+    from effir_integrations.loading import DTYPES
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
+from ..encoding.precision import has_bf16
 
 NO_LOSSES = ("epoch", "grad_norm", "learning_rate")
 """What the trainer logs beside the step, the loss and its terms."""
@@ -83,10 +83,3 @@ class TrainConfig:
                 "size, or give more examples"
             )
         return self.steps or max(1, int(self.epochs * examples) // self.batch_size)
-
-
-def has_bf16() -> bool:
-    """Say whether this machine computes in bf16 natively."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

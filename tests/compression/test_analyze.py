@@ -14,8 +14,9 @@ from effir_integrations.architectures import find
 from effir_integrations.artifacts import ImportanceReport
 from effir_integrations.calibration import Calibration
 from effir_integrations.compression.analyze import analyze
-from effir_integrations.encoder import load, transformer_model
+from effir_integrations.encoder import transformer_model
 from effir_integrations.identity import BaseIdentity
+from effir_integrations.loading import load
 from effir_integrations.surgery import drop_attention, drop_mlp, model_layers
 
 TEXTS = ("w1 w2 w3 w4 w5 w6 w7 w8 w9", "w10", "w11 w12 w13 w14", "w15 w16", "w3 w1 w2")

@@ -20,8 +20,9 @@ import effir_integrations.compression.export as export_module
 from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.apply import apply
 from effir_integrations.compression.export import check_same_vectors, export, export_from_disk
-from effir_integrations.encoder import load, transformer_model
+from effir_integrations.encoder import transformer_model
 from effir_integrations.identity import BaseIdentity
+from effir_integrations.loading import load
 
 TEXTS = ["w1 w2 w3", "", "w4 " * 60, "w9"]
 CHAT = "{% for m in messages %}<s> w7 {{ m['content'] }} w8{% endfor %}"

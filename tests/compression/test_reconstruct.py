@@ -14,8 +14,9 @@ from effir_integrations.calibration import Calibration
 from effir_integrations.compression.apply import apply
 from effir_integrations.compression.masking import masked
 from effir_integrations.compression.reconstruct import METHODS, ReconstructConfig, reconstruct
-from effir_integrations.encoder import load, transformer_model
+from effir_integrations.encoder import transformer_model
 from effir_integrations.identity import BaseIdentity
+from effir_integrations.loading import load
 from effir_integrations.surgery import model_layers
 
 

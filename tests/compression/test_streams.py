@@ -8,7 +8,8 @@ from tiny import save_bare
 
 from effir_integrations.architectures import find
 from effir_integrations.compression.streams import NewOutput, as_if, evaluation_mode, look
-from effir_integrations.encoder import load, transformer_model
+from effir_integrations.encoder import transformer_model
+from effir_integrations.loading import load
 from effir_integrations.surgery import drop_attention, drop_mlp, keep_neurons, model_layers
 
 TEXTS = ["w1 w2 w3 w4 w5 w6 w7", "w8", "w9 w10 w11"]

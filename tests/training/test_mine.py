@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import save_bare
 
-from effir_integrations.encoder import load
+from effir_integrations.loading import load
 from effir_integrations.training import mine as mine_module
 from effir_integrations.training import search
 from effir_integrations.training.examples import load_training

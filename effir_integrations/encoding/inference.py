@@ -1,0 +1,222 @@
+"""Run texts through an encoder: every text once, by length, in batches of equal cost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.util import truncate_embeddings
+
+from . import prefix
+from .last_block import PooledToken, pooled_token_only
+
+if TYPE_CHECKING:
+    from ..encoder import Encoder
+
+logger = logging.getLogger(__name__)
+
+TEXT_ONLY = {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}
+"""Written into every folder: without it, a chat template in the tokenizer rewrites every text."""
+WINDOW = 4096
+"""Texts that are tokenised and sorted together."""
+
+
+class Inference:
+    """Embeds texts with one encoder on one device; made for each call, and cheap to make."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        device: torch.device,
+        *,
+        finish: Callable[[torch.Tensor], torch.Tensor],
+        advance: Callable[[int, int], None],
+    ) -> None:
+        """Look up what the encoder's modules allow.
+
+        Args:
+            encoder: Its first module is a Transformer that takes text.
+            device: Where it lies.
+            finish: Applied to each batch of vectors, (batch, dimension).
+            advance: Told the texts and the real tokens of each batch that is done.
+        """
+        self.encoder: Any = encoder
+        self.model: Any = self.encoder[0].model
+        self.tokenizer: Any = encoder.tokenizer
+        self.device = device
+        self.finish = finish
+        self.advance = advance
+        self.pooling = _single_token_pooling(encoder)
+        causal = prefix.is_causal(self.model.config)
+        self.by_index = causal and self.pooling == "lasttoken"
+        self.shapes = encoder.shapes
+
+    def embed(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the vectors of texts, (texts, dimension), in their order; equal texts run once."""
+        distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        unique = list(distinct)
+        vectors: torch.Tensor | None = None
+        cuts_last_block = self.pooling is not None and self.shapes is None
+        with pooled_token_only(self.model) if cuts_last_block else nullcontext() as pooled:
+            for start in range(0, len(unique), WINDOW):
+                part = self._embed_window(unique[start : start + WINDOW], pooled)
+                if vectors is None:
+                    vectors = part.new_empty((len(unique), part.shape[1]))
+                vectors[start : start + len(part)] = part
+        assert vectors is not None  # noqa: S101 - there is a text, so there was a window
+        if len(unique) == len(texts):
+            return vectors
+        rows = torch.tensor([distinct[text] for text in texts], device=vectors.device)
+        return vectors.index_select(0, rows)
+
+    def _embed_window(self, texts: list[str], pooled: PooledToken | None) -> torch.Tensor:
+        ids = self._tokenise(texts)
+        shared = self._run_prefix(ids)
+        own = ids if shared is None else [row[shared.length :] for row in ids]
+        waiting = sorted(range(len(own)), key=lambda row: (-len(own[row]), row))
+        vectors: torch.Tensor | None = None
+        while waiting:
+            rows = self._next_batch(waiting, own)
+            try:
+                batch = self.finish(self._run([own[row] for row in rows], shared, pooled))
+            except torch.OutOfMemoryError:
+                if len(rows) == 1 or self.shapes is not None:
+                    raise
+                self._halve_budget(len(rows) * len(own[rows[0]]), at_least=len(own[rows[0]]))
+                continue
+            if vectors is None:
+                vectors = batch.new_empty((len(texts), batch.shape[1]))
+            vectors[torch.tensor(rows, device=batch.device)] = batch
+            waiting = waiting[len(rows) :]
+            self.advance(len(rows), sum(len(ids[row]) for row in rows))
+        assert vectors is not None  # noqa: S101 - a window has a text
+        return vectors
+
+    def _tokenise(self, texts: list[str]) -> list[list[int]]:
+        limit = self.encoder.max_seq_length or self.tokenizer.model_max_length
+        encoded = self.tokenizer(
+            texts,
+            truncation=True,
+            max_length=limit,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def _run_prefix(self, ids: list[list[int]]) -> prefix.Prefix | None:
+        possible = self.by_index and len(ids) > 1 and self.shapes is None
+        if not possible or max(map(len, ids)) > self.encoder.reusable_tokens:
+            return None
+        shared = prefix.shared_tokens(ids)
+        if shared < prefix.SHORTEST:
+            return None
+        return prefix.Prefix(self.model, ids[0][:shared], self.device)
+
+    def _next_batch(self, waiting: Sequence[int], ids: Sequence[list[int]]) -> list[int]:
+        """Cut the longest texts off where the next would exceed the budget or pad too much."""
+        longest = max(1, len(ids[waiting[0]]))
+        if self.shapes is not None:
+            return list(waiting[: self.shapes.rows(self.shapes.tokens(longest))])
+        padding = 0
+        batch: list[int] = []
+        for row in waiting:
+            padding += longest - len(ids[row])
+            over = (len(batch) + 1) * longest > self.encoder.batch_tokens
+            if batch and (over or padding > self.encoder.batch_padding):
+                break
+            batch.append(row)
+        return batch
+
+    def _halve_budget(self, tokens: int, at_least: int) -> None:
+        self.encoder.batch_tokens = max(at_least, tokens // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        logger.warning(
+            "out of memory at %d tokens a batch; going on with batch_tokens=%d",
+            tokens,
+            self.encoder.batch_tokens,
+        )
+
+    def _run(
+        self, ids: list[list[int]], shared: prefix.Prefix | None, pooled: PooledToken | None
+    ) -> torch.Tensor:
+        """Return the vectors of one batch of token lists, longest first, before `finish`."""
+        rows, longest = len(ids), max(1, len(ids[0]))
+        if self.shapes is not None:
+            longest = self.shapes.tokens(longest)
+            ids = ids + [ids[-1]] * (self.shapes.rows(longest) - rows)
+        pad = self.tokenizer.pad_token_id or 0
+        padded = torch.tensor([row + [pad] * (longest - len(row)) for row in ids])
+        padded = padded.to(self.device)
+        lengths = torch.tensor([len(row) for row in ids], device=self.device)
+        if pooled is not None:
+            pooled.positions = lengths - 1 if self.pooling == "lasttoken" else lengths * 0
+        try:
+            run = self._run_unmasked if self.by_index else self._run_masked
+            return run(padded, lengths, shared)[:rows]
+        finally:
+            if pooled is not None:
+                pooled.positions = None
+
+    def _run_masked(
+        self, ids: torch.Tensor, lengths: torch.Tensor, shared: prefix.Prefix | None
+    ) -> torch.Tensor:
+        places = torch.arange(ids.shape[1], device=ids.device)
+        mask = (places[None] < lengths[:, None]).long()
+        hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return self._after_model({"token_embeddings": hidden, "attention_mask": mask}, first=1)
+
+    def _run_unmasked(
+        self, ids: torch.Tensor, lengths: torch.Tensor, shared: prefix.Prefix | None
+    ) -> torch.Tensor:
+        """Run a causal model without a mask: what is padded on the right is seen by nobody."""
+        extra: dict[str, Any] = {"use_cache": False}
+        if shared is not None:
+            extra = shared.inputs(len(ids), ids.shape[1], self.device)
+        hidden = self.model(input_ids=ids, **extra).last_hidden_state
+        rows = torch.arange(len(ids), device=ids.device)
+        return self._after_model({"sentence_embedding": hidden[rows, lengths - 1]}, first=2)
+
+    def _after_model(self, features: dict[str, Any], first: int) -> torch.Tensor:
+        for module in list(self.encoder)[first:]:
+            features = module(features)
+        return features["sentence_embedding"]
+
+
+def _single_token_pooling(encoder: Any) -> str | None:
+    """Return `lasttoken` or `cls` where one token's hidden state is the vector, else None."""
+    pooling = encoder[1] if len(encoder) > 1 else None
+    mode = pooling.pooling_mode if isinstance(pooling, Pooling) else None
+    return mode if mode in ("lasttoken", "cls") else None
+
+
+def takes(encoder: Any, output_value: Any) -> bool:
+    """Say whether `Inference` gives what the stock path would, for texts."""
+    first = encoder[0]
+    return (
+        output_value == "sentence_embedding"
+        and first.modality_config == TEXT_ONLY
+        and first.module_output_name == "token_embeddings"
+        and not first.can_flatten_inputs
+        and all(getattr(module, "include_prompt", True) for module in encoder)
+    )
+
+
+def finisher(
+    *, normalize: bool, truncate_dim: int | None, to_cpu: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return what the stock path does to a batch of vectors."""
+
+    def finish(vectors: torch.Tensor) -> torch.Tensor:
+        if truncate_dim is not None:
+            vectors = truncate_embeddings(vectors, truncate_dim)
+        if normalize:
+            vectors = torch.nn.functional.normalize(vectors, p=2, dim=1)
+        return vectors.cpu() if to_cpu else vectors
+
+    return finish

@@ -1,0 +1,94 @@
+"""Run the tokens that all texts begin with once, and let every text attend to their keys."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+
+from ..architectures import find
+from ..surgery import dropped_attention
+
+SHORTEST = 4
+"""Tokens that texts must share before running them once pays for the cache."""
+
+
+def shared_tokens(ids: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all texts begin with, leaving each at least one of its own.
+
+    Tokens, not characters: a tokenizer may merge the end of an instruction with what follows.
+
+    Args:
+        ids: Token ids of each text.
+    """
+    in_order = sorted(map(list, ids))
+    first, last = in_order[0], in_order[-1]  # what the ends share, all share
+    shared = next(
+        (place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]),
+        min(len(first), len(last)),
+    )
+    return min(shared, min(map(len, ids)) - 1)
+
+
+def reusable_tokens(model: Any) -> int:
+    """Return up to which length keys and values of a prefix serve all texts that begin with it.
+
+    None where a token sees what follows it, nor where the first layer has no attention, from which
+    the length of a cache is read; a window's worth where attention slides, for its cache forgets.
+    """
+    config = model.config
+    if not is_causal(config) or 0 in dropped_attention(model, find(config)):
+        return 0
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if not kinds <= {"full_attention", "sliding_attention"}:
+        return 0
+    window = getattr(config, "sliding_window", None)
+    slides = window is not None and getattr(config, "use_sliding_window", True)
+    return int(window) if slides else sys.maxsize
+
+
+def is_causal(config: Any) -> bool:
+    """Say whether tokens see the left alone."""
+    return find(config).causal and not getattr(config, "use_bidirectional_attention", False)
+
+
+class Prefix:
+    """The keys and values of the tokens that all texts of a window begin with."""
+
+    def __init__(self, model: Any, tokens: Sequence[int], device: torch.device) -> None:
+        """Run the tokens.
+
+        Args:
+            model: A model with `reusable_tokens`.
+            tokens: Their ids.
+            device: Where the model lies.
+        """
+        from transformers import DynamicCache
+
+        self.length = len(tokens)
+        self.cache = DynamicCache(config=model.config)
+        ids = torch.tensor([list(tokens)], device=device)
+        model(input_ids=ids, use_cache=True, past_key_values=self.cache)
+
+    def inputs(self, rows: int, tokens: int, device: torch.device) -> dict[str, Any]:
+        """Return what a batch of continuations needs beside its ids.
+
+        Args:
+            rows: Texts of the batch.
+            tokens: Padded tokens of each, without the prefix.
+            device: Where the model lies.
+        """
+        cache: Any = deepcopy(self.cache)  # a run appends to it
+        for layer in cache.layers:
+            if layer.is_initialized:
+                layer.keys = layer.keys.expand(rows, -1, -1, -1)
+                layer.values = layer.values.expand(rows, -1, -1, -1)
+        positions = torch.arange(self.length, self.length + tokens, device=device)
+        return {
+            "past_key_values": cache,
+            "position_ids": positions.expand(rows, -1),
+            "use_cache": True,
+        }

@@ -1,0 +1,38 @@
+"""What long encoding shows: texts and tokens a second, and the time left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+class Progress:
+    """A bar over texts that also counts their tokens."""
+
+    def __init__(self, total: int | None, *, shown: bool) -> None:
+        """Draw nothing before the work has lasted two seconds.
+
+        Args:
+            total: Texts; None where their number is not known.
+            shown: Whether to draw at all.
+        """
+        self.tokens = 0
+        self._start = time.perf_counter()
+        self._bar: Any = tqdm(
+            total=total, desc="Encoding", unit="text", delay=2, disable=not shown, leave=False
+        )
+
+    def advance(self, texts: int, tokens: int) -> None:
+        """Count texts that are done, and their tokens."""
+        self.tokens += tokens
+        rate = self.tokens / (time.perf_counter() - self._start)
+        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        self._bar.update(texts)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()

@@ -1,0 +1,197 @@
+"""Load an encoder: a Sentence Transformers folder, or a bare Hugging Face model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+from .architectures import find
+from .checkpoint import check_checkpoint
+from .encoder import Encoder, transformer_model
+from .encoding.inference import TEXT_ONLY
+from .encoding.precision import loading_options, quantise
+from .encoding.shapes import Shapes
+from .tokenization import prepare_tokenizer
+
+if TYPE_CHECKING:
+    from .architectures import Architecture
+
+DTYPES = {
+    "auto": "auto",
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+}
+
+
+def load(
+    name: str | Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    precision: str | None = None,
+    compile: bool = False,
+    max_length: int | None = None,
+    pooling: str | None = None,
+    prompts: dict[str, str] | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """Load a Sentence Transformers folder, or make an encoder of a bare Hugging Face model.
+
+    A Sentence Transformers folder keeps its own pooling, prompts, normalisation and length. A bare
+    model gets last-token pooling and an EOS at the end of every text if it is causal (section 4.2),
+    mean pooling if it is not, and unit length.
+
+    Args:
+        name: Folder, or name on the hub.
+        device: As in torch; None takes an accelerator where there is one.
+        dtype: How weights are held: one of `DTYPES`; None and auto are the checkpoint's own.
+        precision: How an encoder that is only to encode computes, instead of `dtype`: one of
+            `PRECISIONS`, such as auto for the fastest that the hardware has.
+        compile: Run one warm-up for each of a few batch shapes with `torch.compile`; worth it for
+            long work. Minutes on a CPU.
+        max_length: In tokens; None keeps the model's own.
+        pooling: Of a bare model only, as in `Pooling`.
+        prompts: Name -> text put in front, for a bare model or over the folder's own.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run modelling code that lies in the folder.
+
+    Raises:
+        FileNotFoundError: The folder or a weight file is missing.
+        ValueError: The family is not supported, a file is truncated, or an argument is unknown.
+        ImportError: A precision needs a package that is not installed.
+    """
+    options = _precision_options(dtype, precision, device)
+    name = str(name)
+    _check_source(name)
+    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
+    if _is_sentence_transformer(name, revision):
+        if pooling is not None:
+            raise ValueError(
+                f"{name} brings its own pooling; leave pooling={pooling!r} out, or load the bare "
+                "transformer it was made from"
+            )
+        encoder = Encoder(name, device=device, prompts=prompts, model_kwargs=model_kwargs, **shared)
+        _check_transformer(encoder, name)
+    else:
+        modules = _bare_modules(name, pooling, {**model_kwargs, **shared}, shared)
+        encoder = Encoder(
+            modules=modules, device=device, prompts=prompts, similarity_fn_name="cosine"
+        )
+    if max_length is not None:
+        encoder.max_seq_length = max_length
+    if precision is not None:
+        quantise(transformer_model(encoder), precision)
+    if compile:
+        _compile(encoder)
+    return encoder.eval()
+
+
+def _precision_options(
+    dtype: str | None, precision: str | None, device: str | None
+) -> dict[str, Any]:
+    if dtype is not None and precision is not None:
+        raise ValueError(
+            f"dtype={dtype!r} and precision={precision!r} are two answers to one question; give "
+            "precision to encode, dtype to compress or train"
+        )
+    if precision is not None:
+        return loading_options(precision, device)
+    dtype = dtype or "auto"
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}")
+    return {"dtype": DTYPES[dtype]}
+
+
+def _compile(encoder: Encoder) -> None:
+    """Compile the model for every padded length that its texts can have."""
+    encoder.shapes = Shapes(batch_tokens=encoder.batch_tokens)
+    transformer_model(encoder).compile(dynamic=False)
+    limit = encoder.max_seq_length or encoder.tokenizer.model_max_length
+    word = next(iter(encoder.tokenizer.get_vocab()))
+    for length in encoder.shapes.lengths(limit):
+        encoder.encode([" ".join([word] * length)])
+
+
+def find_architecture(
+    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Architecture:
+    """Return the table row of a model by its config alone, before its weights are read.
+
+    Raises:
+        ValueError: The family is not supported.
+        FileNotFoundError: There is no such model folder, or a weight file is missing.
+    """
+    from transformers import AutoConfig
+
+    _check_source(str(name))
+    folder = transformer_folder(Path(name)) if Path(name).is_dir() else name
+    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    return find(AutoConfig.from_pretrained(folder, **shared))
+
+
+def _check_source(name: str) -> None:
+    path = Path(name)
+    if not path.is_dir():
+        if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise FileNotFoundError(
+                f"{name} is no model folder; give the folder that holds config.json, or a hub name"
+            )
+        return
+    if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+        raise FileNotFoundError(
+            f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
+            "Transformers model folder"
+        )
+    check_checkpoint(transformer_folder(path))
+
+
+def transformer_folder(path: Path) -> Path:
+    """Return where config and weights lie: old Sentence Transformers folders use a subfolder."""
+    nested = sorted(folder.parent for folder in path.glob("0_*/config.json"))
+    return path if (path / "config.json").is_file() or not nested else nested[0]
+
+
+def _is_sentence_transformer(name: str, revision: str | None) -> bool:
+    if Path(name).is_dir():
+        return (Path(name) / "modules.json").is_file()
+    from sentence_transformers.util import is_sentence_transformer_model
+
+    return is_sentence_transformer_model(name, revision=revision)
+
+
+def _check_transformer(encoder: Encoder, name: str) -> None:
+    if not isinstance(encoder[0], Transformer):
+        raise ValueError(
+            f"the first module of {name} is {type(encoder[0]).__name__}, which has no transformer "
+            "layers to prune; choose a model that starts with a Transformer module"
+        )
+
+
+def _bare_modules(
+    name: str, pooling: str | None, model_kwargs: dict[str, Any], shared: dict[str, Any]
+) -> list[torch.nn.Module]:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(name, **shared)
+    architecture = find(config)
+    pooling = pooling or ("lasttoken" if architecture.causal else "mean")
+    transformer = Transformer(
+        name,
+        model_kwargs=model_kwargs,
+        processor_kwargs=dict(shared),
+        config_kwargs=dict(shared),
+        modality_config=TEXT_ONLY,
+        module_output_name="token_embeddings",
+    )
+    prepare_tokenizer(transformer.tokenizer, append_eos=pooling == "lasttoken")
+    dimension = transformer.get_embedding_dimension()
+    return [transformer, Pooling(dimension, pooling_mode=pooling), Normalize()]

@@ -1,0 +1,96 @@
+"""Threads that call at once each get their own vectors, and copies of an encoder work."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+import time
+
+import numpy as np
+import pytest
+from tiny import save_bare
+
+from effir_integrations.encoding.turns import Turns
+from effir_integrations.loading import load
+
+
+def hammer(encoder, seconds: float, threads: int = 8) -> tuple[int, list[str]]:
+    """Call from many threads, each with texts of its own; return the calls and what was wrong."""
+    texts = [
+        [f"w{(7 * thread + x) % 60} w{x % 60}" for x in range(12)] for thread in range(threads)
+    ]
+    expected = [encoder.encode(mine, prompt="w1 w2 w3 w4 ") for mine in texts]
+    wrong: list[str] = []
+    calls = [0] * threads
+    end = time.monotonic() + seconds
+
+    def work(thread: int) -> None:
+        while time.monotonic() < end or not calls[thread]:
+            start = calls[thread] % 6
+            found = encoder.encode(texts[thread][start:], prompt="w1 w2 w3 w4 ")
+            difference = np.abs(found - expected[thread][start:]).max()
+            if difference > 1e-6:
+                wrong.append(f"thread {thread}: {difference}")
+            calls[thread] += 1
+
+    workers = [threading.Thread(target=work, args=(thread,)) for thread in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return sum(calls), wrong
+
+
+def test_eight_threads_at_once_get_their_own_vectors(tmp_path):
+    calls, wrong = hammer(load(save_bare("qwen3", tmp_path), device="cpu"), seconds=2)
+    assert calls >= 8 and wrong == []
+
+
+@pytest.mark.slow
+def test_eight_threads_at_once_for_a_minute(tmp_path):
+    calls, wrong = hammer(load(save_bare("qwen3", tmp_path), device="cpu"), seconds=60)
+    assert calls > 100 and wrong == []
+
+
+def test_a_forward_pass_of_another_thread_is_left_alone(tmp_path):
+    encoder = load(save_bare("qwen3", tmp_path), device="cpu")
+    features = encoder.preprocess(["w1 w2 w3", "w4"])
+    expected = encoder(dict(features))["token_embeddings"].detach()
+    stop = threading.Event()
+
+    def encode() -> None:
+        while not stop.is_set():
+            encoder.encode(["w5 w6", "w7"])
+
+    worker = threading.Thread(target=encode)
+    worker.start()
+    try:
+        for _ in range(50):
+            assert (encoder(dict(features))["token_embeddings"] == expected).all()
+    finally:
+        stop.set()
+        worker.join()
+
+
+def test_copies_of_an_encoder_encode(tmp_path):
+    encoder = load(save_bare("bert", tmp_path), device="cpu")
+    expected = encoder.encode(["w1 w2"])
+    for other in (copy.deepcopy(encoder), pickle.loads(pickle.dumps(encoder))):
+        assert (other.encode(["w1 w2"]) == expected).all()
+
+
+def test_a_copy_of_held_turns_is_free():
+    turns = Turns()
+    with turns, turns:
+        taken = []
+        other = copy.deepcopy(turns)
+
+        def take() -> None:
+            with other:
+                taken.append(True)
+
+        worker = threading.Thread(target=take)
+        worker.start()
+        worker.join(5)
+        assert taken == [True]
