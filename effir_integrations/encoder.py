@@ -19,9 +19,12 @@ from .encoding.progress import Progress
 from .encoding.turns import Turns
 
 if TYPE_CHECKING:
+    import os
+
     import numpy as np
     from transformers import PreTrainedModel
 
+    from .encoding.encode_to_file import EncodedFile, Texts
     from .encoding.shapes import Shapes
 
 
@@ -85,6 +88,14 @@ class Encoder(SentenceTransformer):
         waiting = iter(texts)
         while part := list(islice(waiting, window)):
             yield self.encode(part, **kwargs)
+
+    def encode_to_file(
+        self, texts: Texts, out: str | os.PathLike[str], **options: Any
+    ) -> EncodedFile:
+        """Write the vectors of a corpus larger than memory; as `encoding.encode_to_file`."""
+        from .encoding.encode_to_file import encode_to_file
+
+        return encode_to_file(self, texts, out, **options)
 
     def _inference(
         self,

@@ -223,6 +223,14 @@ def test_texts_that_arrive_one_by_one_are_read_no_further_than_a_window(encoder)
         next(encoder.encode_stream([], window=0))
 
 
+def test_a_corpus_goes_to_a_file(encoder, tmp_path):
+    pairs = [(f"d{number}", f"w{number} w1") for number in range(9)]
+    encoded = encoder.encode_to_file(pairs, tmp_path / "vectors.npy", window=4)
+    expected = encoder.encode([text for _, text in pairs])
+    np.testing.assert_allclose(np.load(encoded.path), expected, atol=1e-6)
+    assert encoded.ids_path.read_text().split() == [identifier for identifier, _ in pairs]
+
+
 def test_worker_processes_give_the_same_vectors(folder):
     encoder = load(folder, device="cpu")
     texts = [f"w{number}" for number in range(20)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from . import measure, prune, train, train_data  # noqa: F401 - registers the verbs
+from . import encode, measure, prune, train, train_data  # noqa: F401 - registers the verbs
 from .app import app
 
 __all__ = ["app", "main"]
 
 _ORDER = (
-    "compress compare analyze drop slim reconstruct export finetune distill mine score "
+    "compress compare analyze drop slim reconstruct export finetune distill mine score encode "
     "evaluate show demo"
 ).split()
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or ""))

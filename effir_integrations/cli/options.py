@@ -52,3 +52,14 @@ KeepParams = Annotated[
 Data = Annotated[str, typer.Option(help="BEIR folder, or a datasets name such as mteb/scifact.")]
 Split = Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv to use.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts a batch.")]
+EncodingPrecision = Annotated[
+    str,
+    typer.Option(
+        help="auto (bf16 where the hardware has it, else fp32), fp32, bf16, int8, int8-dynamic or "
+        "nf4."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="cpu, cuda, cuda:1, mps. Default: an accelerator where there is one."),
+]

@@ -45,13 +45,14 @@ class Inference:
             advance: Told the texts and the real tokens of each batch that is done.
         """
         self.encoder: Any = encoder
-        self.model: Any = self.encoder[0].model
+        model: Any = self.encoder[0].model
+        self.model = model
         self.tokenizer: Any = encoder.tokenizer
         self.device = device
         self.finish = finish
         self.advance = advance
         self.pooling = _single_token_pooling(encoder)
-        causal = prefix.is_causal(self.model.config)
+        causal = prefix.is_causal(model.config)
         self.by_index = causal and self.pooling == "lasttoken"
         self.shapes = encoder.shapes
 

@@ -45,7 +45,7 @@ def reusable_tokens(model: Any) -> int:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if not kinds <= {"full_attention", "sliding_attention"}:
         return 0
-    window = getattr(config, "sliding_window", None)
+    window: Any = getattr(config, "sliding_window", None)
     slides = window is not None and getattr(config, "use_sliding_window", True)
     return int(window) if slides else sys.maxsize
 
