@@ -15,6 +15,7 @@ from .console import plain_errors
 from .options import Debug, Device, EncodingPrecision, Force, Json, MaxLength, Model, Quiet
 
 if TYPE_CHECKING:
+    from ..distributed import ClusterEncoding
     from ..encoding.encode_to_file import EncodedFile
 
 
@@ -29,17 +30,18 @@ class Role(str, Enum):
 def encode_command(
     model: Model,
     corpus: Annotated[
-        Path,
+        str,
         typer.Argument(
             help="A .jsonl or .parquet file with an id and a text (title goes in front), or a BEIR "
-            "folder, of which corpus.jsonl is read, or queries.jsonl with --role query."
+            "folder, of which corpus.jsonl is read, or queries.jsonl with --role query. With --ray "
+            "also s3://, gs:// and folders of such files."
         ),
     ],
     out: Annotated[
-        Path,
+        str,
         typer.Option(
             help="File to write: .npy (float32, ids beside it in NAME.ids.txt), .parquet or .jsonl "
-            "(docid and vector, as Anserini reads them)."
+            "(docid and vector, as Anserini reads them). With --ray a folder of Parquet files."
         ),
     ],
     role: Annotated[Role, typer.Option(help="Whose prompt of the model to use.")] = Role.document,
@@ -62,6 +64,17 @@ def encode_command(
             min=1, max=65536, help="Texts encoded together, and lost at most by an interruption."
         ),
     ] = 4096,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Encode on a Ray cluster: auto, ray://HOST:PORT, or local: one on this machine.",
+        ),
+    ] = None,
+    actors: Annotated[
+        int | None,
+        typer.Option(min=1, help="Copies of the model, with --ray. Default: as many as fit."),
+    ] = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -75,31 +88,80 @@ def encode_command(
     effir encode MODEL beir/scifact --out vectors.npy
 
     effir encode MODEL corpus.parquet --out vectors.parquet --precision bf16
+
+    effir encode MODEL s3://bucket/corpus --out s3://bucket/vectors --ray auto
     """
     with plain_errors(debug):
-        from ..encoding.corpus import corpus_file
-        from ..encoding.encode_to_file import check_encode_to_file, encode_to_file
-
         console.quiet_libraries()
-        source = corpus_file(corpus, role.value)
-        check_encode_to_file(source, out, force=force)
-        _check_device(device)
-        from ..encoder import role_prompt
-        from ..loading import load
+        show_progress = not (quiet or as_json)
+        settings: dict[str, Any] = {
+            "prompt": prompt,
+            "normalize_embeddings": normalize,
+            "truncate_dim": truncate_dim,
+            "window": window,
+        }
+        loading: dict[str, Any] = {"precision": precision, "max_length": max_length}
+        if ray is not None:
+            if device is not None:
+                raise ValueError("--device is chosen by the cluster; leave it out with --ray")
+            config = {**settings, **loading, "role": role.value, "actors": actors}
+            result = _encode_on_ray(model, corpus, out, ray, config, force, show_progress)
+            _show(asdict(result), _shards_line(result), as_json, quiet)
+            return
+        if actors is not None:
+            raise ValueError(f"--actors {actors} is for --ray; leave it out")
+        loading["device"] = device
+        options = {**settings, "force": force, "show_progress": show_progress}
+        encoded = _encode_here(model, corpus, Path(out), role.value, loading, options)
+        _show(_content(encoded), _line(encoded), as_json, quiet)
 
-        encoder = load(model, device=device, precision=precision, max_length=max_length)
-        encoded = encode_to_file(
-            encoder,
-            source,
-            out,
-            prompt=role_prompt(encoder, role.value) if prompt is None else prompt,
-            normalize_embeddings=normalize,
-            truncate_dim=truncate_dim,
-            window=window,
-            force=force,
-            show_progress=not (quiet or as_json),
-        )
-        _show(encoded, as_json, quiet)
+
+def _encode_here(
+    model: str,
+    corpus: str,
+    out: Path,
+    role: str,
+    loading: dict[str, Any],
+    options: dict[str, Any],
+) -> EncodedFile:
+    from ..encoding.corpus import corpus_file
+    from ..encoding.encode_to_file import check_encode_to_file, encode_to_file
+
+    source = corpus_file(corpus, role)
+    check_encode_to_file(source, out, force=options["force"])
+    _check_device(loading["device"])
+    from ..encoder import role_prompt
+    from ..loading import load
+
+    encoder = load(model, **loading)
+    if options["prompt"] is None:
+        options["prompt"] = role_prompt(encoder, role)
+    return encode_to_file(encoder, source, out, **options)
+
+
+def _encode_on_ray(
+    model: str,
+    corpus: str,
+    out: str,
+    address: str,
+    config: dict[str, Any],
+    force: bool,
+    show_progress: bool,
+) -> ClusterEncoding:
+    from ..distributed import ClusterConfig, encode_on_ray
+    from ..encoding.corpus import corpus_file
+
+    if Path(corpus).is_dir() and config["role"] == "query":
+        corpus = str(corpus_file(corpus, "query"))
+    return encode_on_ray(
+        model,
+        corpus,
+        out,
+        address=None if address == "local" else address,
+        config=ClusterConfig(**config),
+        force=force,
+        show_progress=show_progress,
+    )
 
 
 def _check_device(device: str | None) -> None:
@@ -117,12 +179,20 @@ def _check_device(device: str | None) -> None:
         ) from error
 
 
-def _show(encoded: EncodedFile, as_json: bool, quiet: bool) -> None:
+def _show(content: dict[str, Any], line: str, as_json: bool, quiet: bool) -> None:
     if as_json:
-        console.show(_content(encoded), as_json, quiet)
+        console.show(content, as_json, quiet)
     elif not quiet:
         # unlike a table, a path must not be broken where the console ends
-        console.stdout().print(_line(encoded), soft_wrap=True, markup=False)
+        console.stdout().print(line, soft_wrap=True, markup=False)
+
+
+def _shards_line(encoding: ClusterEncoding) -> str:
+    text = (
+        f"written to {encoding.out}: {encoding.texts:,} texts x {encoding.dimension:,} dimensions "
+        f"in {encoding.shards:,} shards"
+    )
+    return text + (f"; {encoding.found:,} were there already" if encoding.found else "")
 
 
 def _content(encoded: EncodedFile) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from . import console
 from .app import app
 from .console import plain_errors
 from .options import (
-    BatchSize,
     Data,
     Debug,
     Dtype,
@@ -29,7 +28,6 @@ def evaluate_command(
     data: Data,
     split: Split = "test",
     max_length: MaxLength = None,
-    batch_size: BatchSize = 32,
     dtype: Dtype = "auto",
     run_file: Annotated[
         Path | None, typer.Option(help="Also write the ranking here, in TREC format.")
@@ -49,7 +47,6 @@ def evaluate_command(
             data,
             split=split,
             max_length=max_length,
-            batch_size=batch_size,
             dtype=dtype,
             run_path=run_file,
             show_progress=not (quiet or as_json),
@@ -63,7 +60,6 @@ def compare_command(
     data: Data,
     split: Split = "test",
     max_length: MaxLength = None,
-    batch_size: BatchSize = 32,
     dtype: Dtype = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -79,7 +75,6 @@ def compare_command(
             data,
             split=split,
             max_length=max_length,
-            batch_size=batch_size,
             dtype=dtype,
             show_progress=not (quiet or as_json),
         )

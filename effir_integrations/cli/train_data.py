@@ -58,7 +58,6 @@ def mine_command(
         bool,
         typer.Option(help="Draw what is missing of a query's negatives at random: all can train."),
     ] = True,
-    batch_size: BatchSize = 32,
     max_length: MaxLength = None,
     dtype: Dtype = "auto",
     force: Force = False,
@@ -94,7 +93,6 @@ def mine_command(
             document_prompt_name=document_prompt_name,
             use_faiss=faiss,
             fill=fill,
-            batch_size=batch_size,
             show_progress=not (quiet or as_json),
             force=force,
         )

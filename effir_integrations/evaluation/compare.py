@@ -173,10 +173,14 @@ def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
 def _settings(evaluations: Sequence[Evaluation]) -> str:
     """Name the settings that the figures depend on; several values mean that models differ."""
     rows = [
-        (e.dtype, f"at most {e.max_length} tokens", f"batches of {e.batch_size}", e.device)
+        (e.dtype, f"at most {e.max_length} tokens", _batches(e.batch_size), e.device)
         for e in evaluations
     ]
     return ", ".join(" / ".join(dict.fromkeys(values)) for values in zip(*rows, strict=True))
+
+
+def _batches(batch_size: int | None) -> str:
+    return "batches by tokens" if batch_size is None else f"batches of {batch_size}"
 
 
 def _cells(evaluation: Evaluation, first: Evaluation) -> list[str]:

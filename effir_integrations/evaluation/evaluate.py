@@ -57,8 +57,8 @@ class Evaluation:
     """Median milliseconds to encode one query, one at a time."""
     max_length: int | None
     """Tokens a text is cut to; None if the model sets no limit."""
-    batch_size: int
-    """Texts a batch."""
+    batch_size: int | None
+    """Texts a batch; None where batches are cut by tokens, as an `Encoder` does."""
     dtype: str
     """Of the weights, such as "float32"; it is the dtype of the arithmetic as well."""
     device: str
@@ -92,7 +92,7 @@ def evaluate(
         data: BEIR folder or hub dataset (see `load_beir`), or data that are loaded already.
         split: Judgements to use; loaded data have a split of their own.
         max_length: Tokens a text is cut to; by default the model's own limit.
-        batch_size: Texts a batch.
+        batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
         dtype: Of a model given by name: "auto", "float32", "float16" or "bfloat16".
         device: Of a model given by name; by default the best one there is.
         run_path: TREC run to write.
@@ -198,6 +198,8 @@ def _measure(
     run_path: Path | None,
     show_progress: bool,
 ) -> Evaluation:
+    from effir_integrations.encoder import Encoder
+
     name, size = model_name(source), _size(model, source)
     queries, documents = list(data.queries.values()), list(data.documents.values())
     latency = query_latency(model, queries)
@@ -229,7 +231,7 @@ def _measure(
         queries_per_second=queries_per_second,
         query_latency_ms=1000 * latency,
         max_length=_limit(model),
-        batch_size=batch_size,
+        batch_size=None if isinstance(model, Encoder) else batch_size,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         device=str(model.device),
     )

@@ -67,7 +67,7 @@ def encode(
         model: Its prompt for `kind` applies; vectors are normalised if its similarity is cosine.
         texts: Documents or queries; lone surrogates are replaced.
         kind: "document" or "query".
-        batch_size: Texts a batch.
+        batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
         show_progress: Draw the model's progress bar.
 
     Returns:
@@ -157,7 +157,7 @@ def interleaved_speed(
         documents: The same for every model and round.
         queries: The same for every model and round.
         rounds: Times that each model is measured; odd numbers give a true median.
-        batch_size: Texts a batch.
+        batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
         repeats: Single queries a round.
         show_progress: Draw a progress bar over models and rounds.
 

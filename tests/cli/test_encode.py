@@ -174,3 +174,23 @@ def test_help_teaches():
     result = effir("encode", "--help")
     assert result.exit_code == 0
     assert "effir encode MODEL beir/scifact --out vectors.npy" in result.output
+
+
+def test_a_cluster_on_this_machine_writes_shards_with_the_same_vectors(model, data, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "shards"
+    options = ["--role", "query", "--ray", "local", "--actors", 1, "--precision", "fp32"]
+    result = effir_json("encode", model, data, "--out", out, *options)
+    assert (result["texts"], result["dimension"], result["shards"]) == (4, 32, 1)
+    table = parquet.read_table(out / "part-000000.parquet").to_pydict()
+    assert table["docid"] == ["q0", "q1", "q2", "q3"]
+    texts = [f"w{row} w{row + 20} w{row + 25}" for row in range(4)]
+    expected = load(model, device="cpu").encode(texts, prompt_name="query")
+    np.testing.assert_allclose(np.array(table["vector"]), expected, atol=1e-5)
+
+
+def test_what_only_one_of_machine_and_cluster_can_do_is_refused(model, data, tmp_path):
+    out = ["--out", tmp_path / "v.npy"]
+    assert "--actors 2 is for --ray" in refused("encode", model, data, *out, "--actors", 2)
+    on_ray = [*out, "--ray", "local", "--device", "cpu"]
+    assert "--device is chosen by the cluster" in refused("encode", model, data, *on_ray)

@@ -26,7 +26,7 @@ def test_a_folder_is_measured_with_its_size_and_settings(model_folder: Path, mak
     assert evaluation.bytes == sum(path.stat().st_size for path in files)
     assert evaluation.parameters == parameters
     assert (evaluation.documents, evaluation.queries) == (12, 5)
-    assert (evaluation.max_length, evaluation.batch_size) == (8, 4)
+    assert (evaluation.max_length, evaluation.batch_size) == (8, None)
     assert (evaluation.dtype, evaluation.device) == ("float32", "cpu")
     assert min(evaluation.documents_per_second, evaluation.queries_per_second) > 0
     assert 0 < evaluation.query_latency_ms < 10_000
