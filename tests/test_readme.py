@@ -64,12 +64,12 @@ def test_the_commands_run_in_the_order_shown(tmp_path, monkeypatch):
     model = save_bare("qwen3", tmp_path / "base", intermediate_size=256)
     data = write_data(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    assert len(VERBS) == 7
+    assert len(VERBS) == 8
     for line in VERBS:
         words = [{"MODEL": str(model), "DATA": str(data)}.get(x, x) for x in shlex.split(line)]
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, f"{line}: {result.output}"
-    for made in ("run/importance.png", "run/plan.json", "smaller/modules.json"):
+    for made in ("run/importance.png", "run/plan.json", "smaller/modules.json", "vectors.npy"):
         assert (tmp_path / made).is_file()
 
 
