@@ -216,8 +216,16 @@ class _Corpus:
         if not rows:
             return
         left = islice(self._pairs, rows)
-        bar = {"desc": "Reading again", "unit": "text", "delay": 2, "leave": False}
-        for _ in tqdm(left, total=rows, disable=not show_progress, **bar):
+        bar = tqdm(
+            left,
+            total=rows,
+            desc="Reading again",
+            unit="text",
+            delay=2,
+            disable=not show_progress,
+            leave=False,
+        )
+        for _ in bar:
             pass
         at_end = rows % size != 0
         if self.sha256() != work.state.texts or (at_end and next(self._pairs, None) is not None):
