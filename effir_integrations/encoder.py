@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -60,9 +59,10 @@ class Encoder(SentenceTransformer):
             # measured: 8 to 16 is best for a decoder of 600M parameters, 32 to 64 for MiniLM of 23M
             self.batch_padding = min(64, max(8, 1_000_000_000 // max(1, size)))
 
-    @cached_property
+    @property
     def reusable_tokens(self) -> int:
         """Up to which length of texts the tokens that all begin with can be run once."""
+        # looked up anew: surgery on the loaded model may change it
         return reusable_tokens(transformer_model(self))
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:

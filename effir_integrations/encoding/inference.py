@@ -155,7 +155,8 @@ class Inference:
         padded = torch.tensor([row + [pad] * (longest - len(row)) for row in ids])
         padded = padded.to(self.device)
         lengths = torch.tensor([len(row) for row in ids], device=self.device)
-        if pooled is not None:
+        # a product of one row takes another kernel, whose last bit depends on where weights lie
+        if pooled is not None and len(ids) > 1:
             pooled.positions = lengths - 1 if self.pooling == "lasttoken" else lengths * 0
         try:
             run = self._run_unmasked if self.by_index else self._run_masked

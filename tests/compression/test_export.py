@@ -87,7 +87,8 @@ def test_a_fresh_process_encodes_the_same_vectors(family, before, flag, tmp_path
     vectors = export_tiny(family, tmp_path).encode(TEXTS)
     result, elsewhere = encode_elsewhere(tmp_path / "out", tmp_path, before=before, flag=flag)
     assert elsewhere is not None, result.stderr
-    assert np.array_equal(elsewhere, vectors)
+    # an Encoder cuts other batches than the stock class
+    np.testing.assert_allclose(elsewhere, vectors, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("before", ["", ABSENT], ids=["not-imported", "not-installed"])
@@ -186,7 +187,8 @@ def test_writing_from_disk_gives_the_folder_that_memory_gives(kind, tmp_path):
     vectors = export(encoder, plan, tmp_path / "memory").encode(TEXTS)
     export_from_disk(source, plan, tmp_path / "disk")
     again = SentenceTransformer(str(tmp_path / "disk"), device="cpu")
-    assert np.array_equal(again.encode(TEXTS), vectors)
+    # an Encoder cuts other batches than the stock class
+    np.testing.assert_allclose(again.encode(TEXTS), vectors, atol=1e-6, rtol=0)
     memory = SentenceTransformer(str(tmp_path / "memory"), device="cpu")
     assert again.prompts == memory.prompts
     assert again.max_seq_length == memory.max_seq_length

@@ -49,7 +49,9 @@ def test_the_written_folder_is_a_stock_model_of_the_same_shape(family: str, tmp_
     vectors = made.encode(TEXTS, convert_to_tensor=True)
     assert (vectors - before).abs().max() > 1e-3
     stock = SentenceTransformer(str(tmp_path / "out"))
-    assert torch.equal(stock.encode(TEXTS, convert_to_tensor=True), vectors)
+    # an Encoder cuts other batches than the stock class
+    found = stock.encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(found, vectors, atol=1e-6, rtol=0)
     names = [load_file(tmp_path / name / "model.safetensors").keys() for name in ("sliced", "out")]
     assert names[0] == names[1]
     assert transformer_model(made).config.mlp_widths == [48, 0, 16, 48]
