@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.util import batch_to_device
 
 from ..architectures import find
 from ..artifacts import PruningPlan
@@ -92,8 +93,16 @@ def save(
 
 
 def probe(encoder: SentenceTransformer) -> torch.Tensor:
-    """Return the vectors of `PROBES`, (texts, dimension), fp32."""
-    return encoder.encode(list(PROBES), convert_to_tensor=True).float()
+    """Return the vectors of `PROBES`, (texts, dimension), fp32, by one plain forward pass.
+
+    One batch of many tokens: products of few rows take kernels whose last bit depends on where in
+    memory the weights lie, and what is saved must come back bit for bit.
+    """
+    encoder.eval()
+    with torch.inference_mode():
+        features = batch_to_device(encoder.preprocess(list(PROBES)), encoder.device)
+        vectors: torch.Tensor = encoder(features)["sentence_embedding"]
+    return vectors.float()
 
 
 def check_sliced_equals_masked(
