@@ -100,10 +100,10 @@ def test_interleaved_speeds_replace_those_of_the_evaluation(
 def test_without_rounds_one_model_is_in_memory_at_a_time(
     model_folder: Path, smaller_folder: Path, make_beir: MakeBeir, monkeypatch: pytest.MonkeyPatch
 ):
-    from effir_integrations import encoder
+    from effir_integrations import loading
 
     alive: list[weakref.ref] = []
-    load = encoder.load
+    load = loading.load
 
     def counted(*arguments: Any, **options: Any) -> Any:
         gc.collect()
@@ -112,7 +112,7 @@ def test_without_rounds_one_model_is_in_memory_at_a_time(
         alive.append(weakref.ref(model))
         return model
 
-    monkeypatch.setattr(encoder, "load", counted)
+    monkeypatch.setattr(loading, "load", counted)
 
     compare([model_folder, smaller_folder], make_beir(), speed_rounds=0)
 
