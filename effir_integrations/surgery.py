@@ -135,20 +135,18 @@ def mlp_widths(model: nn.Module, architecture: Architecture) -> list[int]:
     """Return the number of MLP neurons of every layer, 0 where the MLP was dropped."""
     widths = []
     for layer in model_layers(model, architecture):
-        output = _find(layer, architecture.mlp_output)
+        output = find_projection(layer, architecture.mlp_output)
         widths.append(projection_shape(output)[0] if output is not None else 0)
     return widths
 
 
 def dropped_attention(model: nn.Module, architecture: Architecture) -> list[int]:
     """Return the layers whose attention was dropped."""
-    layers = model_layers(model, architecture)
-    return [
-        layer for layer, x in enumerate(layers) if _find(x, architecture.attention_output) is None
-    ]
+    layers, path = model_layers(model, architecture), architecture.attention_output
+    return [layer for layer, x in enumerate(layers) if find_projection(x, path) is None]
 
 
-def _find(layer: Any, path: str) -> Any:
+def find_projection(layer: Any, path: str) -> Any:
     """Return a projection, or None where a stand-in took its place."""
     try:
         module = layer.get_submodule(path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..extras import import_extra
 from .parts import absolute, filesystem
+from .vector_files import parquet_schema, parquet_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -136,11 +137,7 @@ def write_shard(
         ids: Of all rows.
         windows: Vectors of consecutive rows, (rows, dimension) float32; each is a row group.
     """
-    pyarrow = import_extra("pyarrow", "ray")
     parquet = import_extra("pyarrow.parquet", "ray")
-    schema = pyarrow.schema(
-        [("docid", pyarrow.string()), ("vector", pyarrow.list_(pyarrow.float32()))]
-    )
     # random bits do not shrink, and have neither repetitions nor bounds to look up
     options: dict[str, Any] = {
         "compression": {"docid": "zstd", "vector.list.element": "none"},
@@ -150,18 +147,13 @@ def write_shard(
     with (
         _appearing(folder, shard_name(number)) as (system, path),
         system.open(path, "wb") as stream,
-        parquet.ParquetWriter(stream, schema, **options) as writer,
+        parquet.ParquetWriter(stream, parquet_schema(), **options) as writer,
     ):
         row = 0
         for vectors in windows:
             rows, dimension = vectors.shape
-            offsets = pyarrow.array(range(0, (rows + 1) * dimension, dimension), pyarrow.int32())
-            values = pyarrow.array(vectors.reshape(-1))
-            columns = [
-                pyarrow.array(ids[row : row + rows], pyarrow.string()),
-                pyarrow.ListArray.from_arrays(offsets, values),
-            ]
-            writer.write_table(pyarrow.table(columns, schema=schema), row_group_size=rows)
+            table = parquet_table(ids[row : row + rows], vectors)
+            writer.write_table(table, row_group_size=rows)
             row += rows
         if row != len(ids):
             raise RuntimeError(f"{shard_name(number)} has {len(ids)} ids and {row} vectors")

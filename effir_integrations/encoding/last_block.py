@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..architectures import Architecture, find
+from ..surgery import find_projection, model_layers
 
 
 class PooledToken:
@@ -51,11 +52,8 @@ def pooled_token_only(model: Any) -> Iterator[PooledToken]:
 
 
 def _projections(model: Any, architecture: Architecture) -> Iterator[torch.nn.Module]:
-    block = model.get_submodule(architecture.layers)[-1]
+    block = model_layers(model, architecture)[-1]
     for path in (architecture.attention_output, *architecture.mlp_inputs):
-        try:
-            module = block.get_submodule(path)
-        except AttributeError:  # the sublayer was dropped
-            continue
-        if sum(1 for _ in module.parameters()):  # and no stand-in for one
+        module = find_projection(block, path)
+        if module is not None:
             yield module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -97,17 +97,28 @@ def write_parquet(path: Path, blocks: Iterable[Block], dimension: int) -> None:
 
     Anserini's ParquetDenseVectorCollection reads these.
     """
-    parquet, pyarrow = parquet_module(), import_extra("pyarrow", "eval")
-    schema = pyarrow.schema(
+    parquet = parquet_module()
+    # a dictionary of values that never repeat would only take memory
+    with parquet.ParquetWriter(path, parquet_schema(), use_dictionary=False) as writer:
+        for ids, vectors in blocks:
+            writer.write_table(parquet_table(ids, vectors), row_group_size=len(ids))
+
+
+def parquet_schema() -> Any:
+    """Return the columns docid (string) and vector (list of float32)."""
+    pyarrow = import_extra("pyarrow", "eval")
+    return pyarrow.schema(
         [("docid", pyarrow.string()), ("vector", pyarrow.list_(pyarrow.float32()))]
     )
-    # a dictionary of values that never repeat would only take memory
-    with parquet.ParquetWriter(path, schema, use_dictionary=False) as writer:
-        for ids, vectors in blocks:
-            offsets = np.arange(len(ids) + 1, dtype=np.int32) * dimension
-            lists = pyarrow.ListArray.from_arrays(offsets, vectors.reshape(-1))
-            table = pyarrow.table([pyarrow.array(ids, pyarrow.string()), lists], schema=schema)
-            writer.write_table(table, row_group_size=len(ids))
+
+
+def parquet_table(ids: Sequence[str], vectors: np.ndarray) -> Any:
+    """Return ids and their vectors, (ids, dimension) float32, as a table of `parquet_schema`."""
+    pyarrow = import_extra("pyarrow", "eval")
+    rows, dimension = vectors.shape
+    offsets = np.arange(rows + 1, dtype=np.int32) * dimension
+    lists = pyarrow.ListArray.from_arrays(offsets, vectors.reshape(-1))
+    return pyarrow.table([pyarrow.array(ids, pyarrow.string()), lists], schema=parquet_schema())
 
 
 WRITERS: dict[str, Callable[[Path, Iterator[Block], int], None]] = {
