@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,7 +12,8 @@ from .encoding.part_encoder import PartEncoder
 from .encoding.parts import Part, absolute, corpus_files, plan_parts
 from .encoding.ray_session import cluster, progress
 from .extras import import_extra
-from .files import file_sha256
+from .loading import find_architecture
+from .model_files import identify_files
 
 _SETTINGS = (
     "role",
@@ -24,7 +24,6 @@ _SETTINGS = (
     "precision",
     "shard_bytes",
 )
-_MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 _ERROR_LINE = re.compile(r"(?!ray\.)[\w.]+(Error|Exception): ")
 _STOPPED = "an actor failed ({}); what was written stays, and the same call goes on with it"
 _PARTS_AT_ONCE = 2  # of an actor: one is read or written while the other is encoded
@@ -137,23 +136,24 @@ def encode_on_ray(
     import_extra("ray.data", "ray")
     config = config or ClusterConfig()
     files = corpus_files(corpus, leave_out=absolute(out))
-    name, identity, revision = _identify(model, config.revision)
+    find_architecture(model, revision=config.revision)
+    source = identify_files(model, config.revision)
     parts = plan_parts(files, config.shard_bytes)
     if not parts:
         raise ValueError(f"{corpus} is empty; give a corpus that holds texts")
     manifest = {
         **{field: getattr(config, field) for field in _SETTINGS},
-        "model": identity,
+        "model": source.identity,
         "files": [asdict(file) for file in files],
         "parts": len(parts),
     }
     output = ClusterOutput.open(out, manifest, force=force)
     missing = output.missing()
     if missing:
-        settings = replace(config, revision=revision)
+        settings = replace(config, revision=source.revision)
         processors = (config.actors or 1) * config.cpus_per_actor
         with cluster(ray, address, processors, show_progress):
-            arguments = (name, settings, output.folder)
+            arguments = (source.name, settings, output.folder)
             _encode_parts(ray, arguments, [parts[number] for number in missing], show_progress)
     texts, dimension = output.finish()
     return ClusterEncoding(
@@ -224,23 +224,3 @@ def _actors(resources: dict[str, float], config: ClusterConfig) -> tuple[int, fl
             f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs; ask for less"
         )
     return config.actors or room, gpus
-
-
-def _identify(model: str | Path, revision: str | None) -> tuple[str, str, str | None]:
-    """Return the name for every machine, what tells the model from others, and its commit."""
-    from transformers import AutoConfig
-
-    from .loading import find_architecture
-
-    find_architecture(model, revision=revision)
-    folder = Path(model)
-    if not folder.is_dir():
-        commit = getattr(
-            AutoConfig.from_pretrained(str(model), revision=revision), "_commit_hash", None
-        )
-        return str(model), f"{model} at {commit or revision}", commit or revision
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in _MODEL_SUFFIXES and path.is_file():
-            digest.update(f"{path.relative_to(folder)} {file_sha256(path)}\n".encode())
-    return str(folder.resolve()), f"sha256 {digest.hexdigest()}", None

@@ -70,7 +70,7 @@ def load(
     """
     options = _precision_options(dtype, precision, device)
     name = str(name)
-    _check_source(name)
+    check_source(name)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
     if _is_sentence_transformer(name, revision):
@@ -132,14 +132,20 @@ def find_architecture(
     """
     from transformers import AutoConfig
 
-    _check_source(str(name))
+    check_source(name)
     folder = transformer_folder(Path(name)) if Path(name).is_dir() else name
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     return find(AutoConfig.from_pretrained(folder, **shared))
 
 
-def _check_source(name: str) -> None:
-    path = Path(name)
+def check_source(model: str | Path) -> None:
+    """Refuse what cannot be a model folder or a hub name, before anything is loaded.
+
+    Raises:
+        FileNotFoundError: It is no model folder, or a weight file is missing.
+        ValueError: A weight file is damaged.
+    """
+    name, path = str(model), Path(model)
     if not path.is_dir():
         if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise FileNotFoundError(

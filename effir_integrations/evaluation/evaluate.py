@@ -11,13 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from effir_integrations.encoding.search_vectors import inner_product_is_similarity
 from effir_integrations.evaluation.beir import RetrievalData, load_beir
 from effir_integrations.evaluation.retrieval import check_run_ids, rank, score, write_run
-from effir_integrations.evaluation.speed import (
-    encode_timed,
-    inner_product_is_similarity,
-    query_latency,
-)
+from effir_integrations.evaluation.speed import encode_timed, query_latency
 from effir_integrations.extras import import_extra
 from effir_integrations.files import folder_bytes
 

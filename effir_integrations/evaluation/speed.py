@@ -7,18 +7,16 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-import numpy as np
 from tqdm import tqdm
+
+from effir_integrations.encoding.search_vectors import Kind, search_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from effir_integrations.evaluation.retrieval import Vectors
-
-Kind = Literal["document", "query"]
-"""Which prompt of the model applies."""
 
 _LATENCY_WARM_UP = 5
 
@@ -35,60 +33,6 @@ class Speed:
     """Median seconds for one query, one at a time."""
 
 
-def inner_product_is_similarity(model: SentenceTransformer) -> bool:
-    """Tell whether plain inner products are the model's similarity, or those of unit vectors.
-
-    Returns:
-        True for "dot"; False for "cosine", whose vectors are to be normalised first.
-
-    Raises:
-        ValueError: If the model's similarity is a distance, which inner products do not give.
-    """
-    name = model.similarity_fn_name
-    if name not in ("cosine", "dot"):
-        raise ValueError(
-            f"the model's similarity is {name!r}; exact search scores by inner product, which "
-            "serves 'cosine' and 'dot': set similarity_fn_name if one of them is right as well."
-        )
-    return name == "dot"
-
-
-def encode(
-    model: SentenceTransformer,
-    texts: Sequence[str],
-    *,
-    kind: Kind,
-    batch_size: int = 32,
-    show_progress: bool = False,
-) -> Vectors:
-    """Encode texts so that inner products are the model's similarity.
-
-    Args:
-        model: Its prompt for `kind` applies; vectors are normalised if its similarity is cosine.
-        texts: Documents or queries; lone surrogates are replaced.
-        kind: "document" or "query".
-        batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
-        show_progress: Draw the model's progress bar.
-
-    Returns:
-        (texts, dimension), float32.
-
-    Raises:
-        ValueError: If the model's similarity is a distance.
-    """
-    from effir_integrations.encoder import clean_text
-
-    method = model.encode_query if kind == "query" else model.encode_document
-    vectors = method(
-        [clean_text(text) for text in texts],
-        batch_size=batch_size,
-        show_progress_bar=show_progress,
-        convert_to_numpy=True,
-        normalize_embeddings=not inner_product_is_similarity(model),
-    )
-    return np.ascontiguousarray(vectors, dtype=np.float32)
-
-
 def encode_timed(
     model: SentenceTransformer,
     texts: Sequence[str],
@@ -99,7 +43,7 @@ def encode_timed(
 ) -> tuple[Vectors, float]:
     """Encode texts, one batch before the clock starts, and time it.
 
-    Args: as in `encode`.
+    Args: as in `search_vectors`.
 
     Returns:
         Vectors, (texts, dimension), float32, and texts per second.
@@ -110,9 +54,11 @@ def encode_timed(
     if not texts:
         raise ValueError(f"no {kind} texts; timing needs at least one.")
     # The first forward pass also pays for allocators, kernels and threads.
-    encode(model, texts[:batch_size], kind=kind, batch_size=batch_size)
+    search_vectors(model, texts[:batch_size], kind=kind, batch_size=batch_size)
     start = time.perf_counter()
-    vectors = encode(model, texts, kind=kind, batch_size=batch_size, show_progress=show_progress)
+    vectors = search_vectors(
+        model, texts, kind=kind, batch_size=batch_size, show_progress=show_progress
+    )
     return vectors, len(texts) / (time.perf_counter() - start)
 
 
@@ -132,7 +78,7 @@ def query_latency(model: SentenceTransformer, queries: Sequence[str], repeats: i
     times = []
     for query in itertools.islice(itertools.cycle(queries), _LATENCY_WARM_UP + repeats):
         start = time.perf_counter()
-        encode(model, [query], kind="query", batch_size=1)
+        search_vectors(model, [query], kind="query", batch_size=1)
         times.append(time.perf_counter() - start)
     return statistics.median(times[_LATENCY_WARM_UP:])
 

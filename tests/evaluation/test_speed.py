@@ -6,17 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
+from effir_integrations.encoding.search_vectors import Kind
 from effir_integrations.evaluation import speed as speed_module
 from effir_integrations.evaluation.speed import (
-    Kind,
     Speed,
-    encode,
     encode_timed,
-    inner_product_is_similarity,
     interleaved_speed,
     query_latency,
 )
@@ -60,47 +57,6 @@ CLOCK = Clock()
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed_module, "time", CLOCK)
-
-
-def test_vectors_have_unit_length_exactly_if_the_similarity_is_cosine(model: SentenceTransformer):
-    model.similarity_fn_name = "dot"
-    raw = encode(model, TEXTS, kind="document")
-    model.similarity_fn_name = "cosine"
-    unit = encode(model, TEXTS, kind="document")
-
-    lengths = np.linalg.norm(raw, axis=1, keepdims=True)
-    assert (lengths > 1.1).all()
-    np.testing.assert_allclose(unit, raw / lengths, atol=1e-6)
-
-
-def test_half_precision_vectors_come_out_as_float32(model: SentenceTransformer):
-    assert encode(model.bfloat16(), TEXTS, kind="query").dtype == np.float32
-
-
-def test_queries_and_documents_get_their_prompts(model: SentenceTransformer):
-    model.prompts = {"query": "w50 ", "document": "w51 "}
-
-    queries = encode(model, ["w1"], kind="query")
-    documents = encode(model, ["w1"], kind="document")
-
-    bare = model.encode(["w50 w1", "w51 w1"], normalize_embeddings=True)
-    np.testing.assert_allclose(np.concatenate([queries, documents]), bare, atol=1e-6)
-
-
-def test_a_lone_surrogate_is_encoded(model: SentenceTransformer):
-    vectors = encode(model, ["w1 \ud800", "w1 \ufffd"], kind="document")
-
-    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["euclidean", "manhattan"])
-def test_a_distance_is_refused(model: SentenceTransformer, name: str):
-    model.similarity_fn_name = name
-
-    with pytest.raises(ValueError, match=f"similarity is '{name}'; exact search"):
-        inner_product_is_similarity(model)
-    with pytest.raises(ValueError, match=f"similarity is '{name}'; exact search"):
-        encode(model, TEXTS, kind="document")
 
 
 @pytest.mark.usefixtures("clock")

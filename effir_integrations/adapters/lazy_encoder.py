@@ -1,0 +1,183 @@
+"""What all adapters hold: an encoder that is loaded on first use and stays behind when copied."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..encoder import clean_text, limited
+from ..encoding.fingerprint import encoder_fingerprint
+from ..encoding.search_vectors import Kind, inner_product_is_similarity, search_vectors
+from ..loading import load
+from ..model_files import identify_files
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+class LazyEncoder:
+    """An encoder by its folder or hub name, loaded when the first text comes, by one thread.
+
+    Calls of several threads queue, so forward passes never run into each other. A pickle holds the
+    name and the settings, never weights.
+
+    Args:
+        model: Folder, hub name, or a `SentenceTransformer` that is loaded already.
+        device: As in torch; None takes an accelerator where there is one.
+        precision: As of `load`; None takes the dtype of the checkpoint.
+        max_length: Tokens a text is cut to, at most the model's own limit; None takes that.
+        truncate_dim: Leading dimensions of the vectors that are kept; None keeps all.
+        revision: Branch, tag or commit on the hub.
+        trust_remote_code: Run modelling code that lies in the folder.
+
+    Raises:
+        FileNotFoundError: There is no such model folder, or a weight file is missing.
+        ValueError: A setting is out of range, or is given for a model that is loaded already.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | SentenceTransformer,
+        *,
+        device: str | None = None,
+        precision: str | None = "auto",
+        max_length: int | None = None,
+        truncate_dim: int | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        for name, value in (("max_length", max_length), ("truncate_dim", truncate_dim)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1, or None")
+        self._lock = threading.RLock()
+        self._encoder: Any = None
+        self.max_length, self.truncate_dim = max_length, truncate_dim
+        self._options: dict[str, Any] = {
+            "device": device,
+            "precision": precision,
+            "trust_remote_code": trust_remote_code,
+        }
+        if isinstance(model, str | Path):
+            files = identify_files(model, revision)
+            self.name, self.fingerprint = str(model), files.identity
+            self._source, self._options["revision"] = files.name, files.revision
+        else:
+            self._source = ""
+            self._take(model)
+
+    def _take(self, model: SentenceTransformer) -> None:
+        given = {name: self._options[name] for name in ("device",) if self._options[name]}
+        if given:
+            raise ValueError(
+                f"{given} is for a model given by name; call model.to(...) on one that is loaded"
+            )
+        inner_product_is_similarity(model)
+        self._encoder = model
+        place = getattr(getattr(model[0], "model", None), "name_or_path", "")
+        self.name = model.model_card_data.model_id or place or type(model).__name__
+        self.fingerprint = f"sha256 {encoder_fingerprint(model)}"
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights are in memory."""
+        return self._encoder is not None
+
+    @property
+    def encoder(self) -> SentenceTransformer:
+        """The encoder, loaded now if it was not."""
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = load(self._source, **self._options)
+                inner_product_is_similarity(self._encoder)
+            return self._encoder
+
+    @property
+    def dimension(self) -> int:
+        """The length of the vectors."""
+        whole = self.encoder.get_embedding_dimension()
+        if whole is None:
+            return self.embed(["length"], "document").shape[1]
+        return min(whole, self.truncate_dim or whole)
+
+    def embed(
+        self,
+        texts: Sequence[str],
+        kind: Kind,
+        *,
+        prompt: str | None = None,
+        max_length: int | None = None,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """Return vectors whose inner products are the model's similarity, (texts, dimension).
+
+        Args:
+            texts: Any number of any lengths; the encoder makes its own batches.
+            kind: "query" or "document": which prompt of the model applies.
+            prompt: Put in front instead of the model's own; empty for none.
+            max_length: Tokens a text is cut to in this call, instead of the adapter's.
+            show_progress: Draw a progress bar.
+
+        Raises:
+            ValueError: A text is no string.
+        """
+        with self._lock, limited(self.encoder, max_length or self.max_length):
+            if not len(texts):
+                return np.zeros((0, self.dimension), dtype=np.float32)
+            return search_vectors(
+                self.encoder,
+                texts,
+                kind=kind,
+                prompt=prompt,
+                truncate_dim=self.truncate_dim,
+                show_progress=show_progress,
+            )
+
+    def truncation(self, texts: Sequence[str], *, prompt: str = "") -> tuple[int, float]:
+        """Return how many texts exceed the model's limit, and the share of their tokens cut off."""
+        encoder = self.encoder
+        with self._lock, limited(encoder, self.max_length):
+            limit = encoder.max_seq_length
+        if not limit:
+            return 0, 0.0
+        cleaned = [clean_text(prompt + text) for text in texts]
+        # a token covers at least one byte, so most short texts need not be counted
+        candidates = [text for text in cleaned if len(text.encode()) > limit]
+        if not candidates:
+            return 0, 0.0
+        # logged once by Transformers for any text above the limit; the caller words its own warning
+        counted = encoder.tokenizer(candidates, truncation=False, verbose=False)["input_ids"]
+        lengths = [len(ids) for ids in counted if len(ids) > limit]
+        lost = sum(length - limit for length in lengths)
+        return len(lengths), lost / sum(lengths) if lengths else 0.0
+
+    def unload(self) -> None:
+        """Free the weights; the next text loads them again.
+
+        Raises:
+            ValueError: The model was given loaded, so nothing could bring it back.
+        """
+        with self._lock:
+            if not self._source:
+                raise ValueError(
+                    f"{self.name} was given as a loaded model and could not be loaded again; "
+                    "delete the adapter instead"
+                )
+            self._encoder = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave weights and lock behind; only a model given loaded has to travel itself."""
+        kept = self._encoder if not self._source else None
+        return {**self.__dict__, "_encoder": kept, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Start with a lock of its own."""
+        self.__dict__.update(state, _lock=threading.RLock())
