@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -111,7 +111,7 @@ def encode_to_file(
     work = Unfinished(out, begun, restart=force)
     try:
         resumed_from = work.state.rows
-        total = count_texts(texts) if isinstance(texts, Path) else None
+        total = _count(texts)
         _check_room(work, encoder, total)
         corpus = _Corpus(texts, out)
         with work.explained_when_full():
@@ -129,6 +129,12 @@ def encode_to_file(
         seconds=time.perf_counter() - start,
         tokens=None if counted is None else encoder.tokens_encoded - counted,
     )
+
+
+def _count(texts: Texts) -> int | None:
+    if isinstance(texts, Path):
+        return count_texts(texts)
+    return len(texts) if isinstance(texts, Sized) else None
 
 
 def check_encode_to_file(texts: Path | Iterable[Pair], out: Path, *, force: bool) -> None:

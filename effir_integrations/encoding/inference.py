@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    Transformer,
+)
 from sentence_transformers.util import truncate_embeddings
 
+from ..architectures import find
 from . import prefix
 from .last_block import PooledToken, pooled_token_only
 
@@ -197,16 +205,47 @@ def _single_token_pooling(encoder: Any) -> str | None:
     return mode if mode in ("lasttoken", "cls") else None
 
 
-def takes(encoder: Any, output_value: Any) -> bool:
-    """Say whether `Inference` gives what the stock path would, for texts."""
-    first = encoder[0]
+_VECTORS_ONLY = (Dense, Dropout, LayerNorm, Normalize, Pooling)
+"""Modules that read nothing but what `Inference` hands them; others may read ids, or padding."""
+
+
+def takes(encoder: Any, output_value: Any, options: Mapping[str, Any]) -> bool:
+    """Say whether `Inference` gives what the stock path would, for texts.
+
+    Args:
+        encoder: Any `SentenceTransformer`.
+        output_value: As of `encode`.
+        options: What `encode` was given for the modules; `encode_query` gives the task.
+    """
+    first, *others = encoder
+    # a subclass may compute anything, so types are compared exactly
     return (
         output_value == "sentence_embedding"
+        and type(first) is Transformer
+        and all(type(module) in _VECTORS_ONLY for module in others)
+        and encoder.get_backend() == "torch"
+        and not _are_read(encoder, options)
         and first.modality_config == TEXT_ONLY
         and first.module_output_name == "token_embeddings"
         and not first.can_flatten_inputs
         and all(getattr(module, "include_prompt", True) for module in encoder)
+        and _is_known(first.model.config)
     )
+
+
+def _are_read(encoder: Any, options: Mapping[str, Any]) -> bool:
+    if set(options) - {"task"} or "task" in encoder.get_model_kwargs():
+        return bool(options)
+    by_task = ("query_length", "document_length", "query_expansion")
+    return any(getattr(encoder[0], name, None) is not None for name in by_task)
+
+
+def _is_known(config: Any) -> bool:
+    try:
+        find(config)
+    except ValueError:
+        return False
+    return True
 
 
 def finisher(

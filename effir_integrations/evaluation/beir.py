@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -58,9 +59,9 @@ def load_beir(
     """Load retrieval data from a BEIR folder or, where no such folder exists, from the hub.
 
     A BEIR folder holds `corpus.jsonl` (`_id`, `title`, `text`), `queries.jsonl` (`_id`, `text`) and
-    `qrels/SPLIT.tsv` with the header `query-id corpus-id score`. A hub dataset, or a local copy of
-    one, has the configs `corpus` and `queries`, and its judgements either in the config `default`
-    (as mteb/scifact) or in a second dataset named SOURCE-qrels (as BeIR/scifact).
+    `qrels/SPLIT.tsv` with the header `query-id corpus-id score`, or with none. A hub dataset, or a
+    local copy of one, has the configs `corpus` and `queries`, and its judgements either in the
+    config `default` (as mteb/scifact) or in a second dataset named SOURCE-qrels (as BeIR/scifact).
 
     Args:
         source: Folder, or OWNER/NAME on the hub.
@@ -213,7 +214,11 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 def _tsv_rows(path: Path) -> Iterator[Row]:
     lines = iter(read_lines(path))
     number, header = next(lines, (1, ""))
-    if tuple(header.split("\t")) != _COLUMNS:
+    first = header.split("\t")
+    if len(first) == len(_COLUMNS) and first[-1].isdecimal():
+        # some copies of the larger corpora come without the header
+        lines = chain([(number, header)], lines)
+    elif tuple(first) != _COLUMNS:
         raise ValueError(
             f"{path} line {number}: the header is {header[:60]!r}; expected the columns "
             "query-id, corpus-id, score, separated by tabs."

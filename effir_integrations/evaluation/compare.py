@@ -19,6 +19,7 @@ from effir_integrations.evaluation.evaluate import (
     load_model,
     truncated,
 )
+from effir_integrations.evaluation.retrieval import METRICS
 from effir_integrations.evaluation.speed import Speed, interleaved_speed
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+_SEARCH_FIGURES = (*METRICS, "documents/s", "queries/s", "ms/query")
 _FIGURES = (
     "parameters",
     "% of first",
@@ -152,15 +154,8 @@ def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
         ValueError: If there are no evaluations, or they are of different data or splits.
     """
     from rich.markup import escape
-    from rich.table import Table
 
-    measured_on = sorted({f"{e.data} ({e.split})" for e in evaluations})
-    if len(measured_on) != 1:
-        raise ValueError(
-            f"evaluations on {', '.join(measured_on) or 'nothing'}; a table compares models on one "
-            "split of one data set."
-        )
-    table = Table(title=escape(measured_on[0]), caption=escape(_settings(evaluations)))
+    table = _table(evaluations)
     table.add_column("model", overflow="fold")
     for heading in _FIGURES:
         table.add_column(heading, justify="right")
@@ -170,11 +165,44 @@ def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
     return table
 
 
+def search_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Lay several ways of searching the same data side by side.
+
+    Raises:
+        ValueError: If there are no evaluations, or they are of different data or splits.
+    """
+    from rich.markup import escape
+
+    table = _table(evaluations)
+    for heading in ("model", "search"):
+        table.add_column(heading, overflow="fold")
+    for heading in _SEARCH_FIGURES:
+        table.add_column(heading, justify="right")
+    for label, evaluation in zip(_labels([e.model for e in evaluations]), evaluations, strict=True):
+        quality = [f"{value:.4f}" for value in evaluation.metrics.values()]
+        table.add_row(escape(label), escape(evaluation.search), *quality, *_speeds(evaluation))
+    return table
+
+
+def _table(evaluations: Sequence[Evaluation]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
+    measured_on = sorted({f"{e.data} ({e.split})" for e in evaluations})
+    if len(measured_on) != 1:
+        raise ValueError(
+            f"evaluations on {', '.join(measured_on) or 'nothing'}; a table compares models on one "
+            "split of one data set."
+        )
+    return Table(title=escape(measured_on[0]), caption=escape(_settings(evaluations)))
+
+
 def _settings(evaluations: Sequence[Evaluation]) -> str:
     """Name the settings that the figures depend on; several values mean that models differ."""
     rows = [
         (e.dtype, f"at most {e.max_length} tokens", _batches(e.batch_size), e.device)
         for e in evaluations
+        if e.parameters is not None
     ]
     return ", ".join(" / ".join(dict.fromkeys(values)) for values in zip(*rows, strict=True))
 
@@ -186,20 +214,32 @@ def _batches(batch_size: int | None) -> str:
 def _cells(evaluation: Evaluation, first: Evaluation) -> list[str]:
     ndcg = evaluation.metrics["nDCG@10"]
     return [
-        f"{evaluation.parameters:,}",
+        _number(evaluation.parameters, ",d"),
         _share(evaluation.parameters, first.parameters),
-        f"{evaluation.bytes / 1e6:,.1f}",
+        _number(evaluation.bytes, ",.1f", divisor=1e6),
         f"{ndcg:.4f}",
         _share(ndcg, first.metrics["nDCG@10"]),
         f"{evaluation.metrics['R@100']:.4f}",
-        f"{evaluation.documents_per_second:,.1f}",
-        f"{evaluation.queries_per_second:,.1f}",
-        f"{evaluation.query_latency_ms:,.2f}",
+        *_speeds(evaluation),
     ]
 
 
-def _share(value: float, whole: float) -> str:
-    return f"{100 * value / whole:.1f}" if whole else "-"
+def _speeds(evaluation: Evaluation) -> list[str]:
+    return [
+        _number(evaluation.documents_per_second, ",.1f"),
+        _number(evaluation.queries_per_second, ",.1f"),
+        _number(evaluation.query_latency_ms, ",.2f"),
+    ]
+
+
+def _number(value: float | None, spelling: str, divisor: float = 1) -> str:
+    if value is None:
+        return "-"
+    return format(value if divisor == 1 else value / divisor, spelling)
+
+
+def _share(value: float | None, whole: float | None) -> str:
+    return f"{100 * value / whole:.1f}" if whole and value is not None else "-"
 
 
 def _labels(names: Sequence[str]) -> list[str]:

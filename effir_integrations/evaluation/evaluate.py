@@ -38,20 +38,20 @@ class Evaluation:
     """Split of the data set."""
     metrics: dict[str, float]
     """"nDCG@10", "R@100" and "RR@10", each between 0 and 1: the mean over all judged queries."""
-    parameters: int
-    """Parameters of the encoder; it has no language-modelling head."""
-    bytes: int
+    parameters: int | None
+    """Parameters of the encoder; it has no language-modelling head. None without an encoder."""
+    bytes: int | None
     """Size of all files of the model's folder; of the tensors, for a model given as an object."""
     documents: int
     """Documents searched."""
     queries: int
     """Judged queries."""
-    documents_per_second: float
-    """Encoding in batches, tokenisation included."""
-    queries_per_second: float
-    """Encoding in batches, tokenisation included."""
-    query_latency_ms: float
-    """Median milliseconds to encode one query, one at a time."""
+    documents_per_second: float | None
+    """Encoding in batches; in a recipe, indexing as well. None if it was not measured."""
+    queries_per_second: float | None
+    """Encoding in batches; in a recipe, searching as well. None if it was not measured."""
+    query_latency_ms: float | None
+    """Median milliseconds to encode one query, one at a time. None if it was not measured."""
     max_length: int | None
     """Tokens a text is cut to; None if the model sets no limit."""
     batch_size: int | None
@@ -60,6 +60,8 @@ class Evaluation:
     """Of the weights, such as "float32"; it is the dtype of the arithmetic as well."""
     device: str
     """Where the model ran, such as "cpu" or "cuda:0"."""
+    search: str = "exact"
+    """What searched the documents: "exact" inner products here, or what a recipe says."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -197,7 +199,7 @@ def _measure(
 ) -> Evaluation:
     from effir_integrations.encoder import Encoder
 
-    name, size = model_name(source), _size(model, source)
+    name, size = model_name(source), model_bytes(model, source)
     queries, documents = list(data.queries.values()), list(data.documents.values())
     latency = query_latency(model, queries)
     query_vectors, queries_per_second = encode_timed(
@@ -227,7 +229,7 @@ def _measure(
         documents_per_second=documents_per_second,
         queries_per_second=queries_per_second,
         query_latency_ms=1000 * latency,
-        max_length=_limit(model),
+        max_length=token_limit(model),
         batch_size=None if isinstance(model, Encoder) else batch_size,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         device=str(model.device),
@@ -241,7 +243,8 @@ def model_name(model: SentenceTransformer | str | Path) -> str:
     return getattr(_configuration(model), "name_or_path", "") or type(model).__name__
 
 
-def _limit(model: SentenceTransformer) -> int | None:
+def token_limit(model: SentenceTransformer) -> int | None:
+    """Return the tokens that a text is cut to, or None if there is no limit."""
     # Models without positions, such as static embeddings, state an infinite limit.
     limit = model.max_seq_length
     return limit if isinstance(limit, int) else None
@@ -251,8 +254,8 @@ def _tag(name: str) -> str:
     return "_".join(Path(name).name.split()) or "run"
 
 
-def _size(model: SentenceTransformer, source: SentenceTransformer | str | Path) -> int:
-    """Sum the files of the model's folder, or the tensors of a model that may differ from it."""
+def model_bytes(model: SentenceTransformer, source: SentenceTransformer | str | Path) -> int:
+    """Sum the files of the model's folder, or the tensors of a loaded model, which may differ."""
     if not isinstance(source, str | Path):
         tensors = model.state_dict().values()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

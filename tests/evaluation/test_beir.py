@@ -143,8 +143,8 @@ def test_a_bad_line_is_named(make_beir: MakeBeir, parts: dict, message: str):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("header", ["q0\td0\t1", "q0 Q0 d0 1", ""])
-def test_qrels_without_the_header_are_refused(make_beir: MakeBeir, header: str):
+@pytest.mark.parametrize("header", ["query\tdoc\trel", "q0 Q0 d0 1", ""])
+def test_qrels_that_begin_with_anything_else_are_refused(make_beir: MakeBeir, header: str):
     folder = make_beir()
     (folder / "qrels" / "test.tsv").write_text(header + "\n")
 
@@ -298,3 +298,12 @@ def test_scifact_has_the_published_size(scifact: Path):
 
     assert (len(data.documents), len(data.queries)) == (5183, 300)
     assert sum(map(len, data.qrels.values())) == 339
+
+
+def test_qrels_may_come_without_their_header(make_beir: MakeBeir):
+    folder = make_beir()
+    path = folder / "qrels" / "test.tsv"
+    with_header = load_beir(folder).qrels
+    path.write_text(path.read_text().split("\n", 1)[1])
+
+    assert load_beir(folder).qrels == with_header

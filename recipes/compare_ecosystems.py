@@ -1,0 +1,105 @@
+"""Run one model on one BEIR corpus through every ecosystem, and lay the figures side by side.
+
+Each recipe runs in a process of its own, keeps what it encoded, and writes its runs. The exact
+searches of a model must agree in nDCG@10 to 0.0005, and this ends with an error if they do not.
+
+    python recipes/compare_ecosystems.py --model MODEL SMALLER --data beir/scifact
+
+Needs: pip install "effir-integrations[demo,pyserini,llama-index,langchain,mteb]"
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from effir_integrations.cli import console
+from effir_integrations.evaluation.compare import search_table
+from effir_integrations.evaluation.evaluate import Evaluation
+from effir_integrations.evaluation.recipe import recipe_parser
+
+RECIPES = {
+    "sentence_transformers": "beir_sentence_transformers.py",
+    "pyserini": "beir_pyserini.py",
+    "llama_index": "beir_llama_index.py",
+    "mteb": "beir_mteb.py",
+    "langchain": "rag_langchain.py",
+}
+TOLERANCE = 0.0005
+
+
+def compare_ecosystems(
+    models: Sequence[str | None],
+    ecosystems: Sequence[str],
+    options: Sequence[str],
+    out: Path | None = None,
+) -> list[Evaluation]:
+    """Run the recipes one after the other.
+
+    Args:
+        models: Folders or hub names; None is the recipes' default.
+        ecosystems: Keys of `RECIPES`.
+        options: What every recipe is given besides its model.
+        out: Folder for what the recipes make; None is their default.
+
+    Raises:
+        RuntimeError: A recipe failed, or exact searches of one model disagree.
+    """
+    rows: list[Evaluation] = []
+    for number, model in enumerate(models):
+        exact = {}
+        for ecosystem in ecosystems:
+            line = [*options, *(["--model", model] if model is not None else [])]
+            if out is not None:
+                line += ["--out", str(out / ecosystem / str(number))]
+            found = run_script(RECIPES[ecosystem], line)
+            exact[ecosystem] = found[0].metrics["nDCG@10"]
+            rows += found
+        spread = max(exact.values()) - min(exact.values())
+        if spread > TOLERANCE:
+            raise RuntimeError(
+                f"exact searches of {rows[-1].model} disagree by {spread:.4f} in nDCG@10, more "
+                f"than {TOLERANCE}: {exact}; one of them encodes or searches differently"
+            )
+    return unique(rows)
+
+
+def run_script(script: str, options: Sequence[str]) -> list[Evaluation]:
+    """Run one recipe and read what it prints; its main search comes first."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), "--json", *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{script} ended with code {done.returncode}; its message is above")
+    content = json.loads(done.stdout)
+    others = content.pop("other_searches", [])
+    return [Evaluation(**row) for row in (content, *others)]
+
+
+def unique(rows: Sequence[Evaluation]) -> list[Evaluation]:
+    """Leave out searches without a model, such as BM25, that came up before."""
+    kept: dict[tuple[str, str], Evaluation] = {}
+    for row in rows:
+        kept.setdefault((row.model, row.search), row)
+    return list(kept.values())
+
+
+def main() -> None:
+    """Read the command line, run, and print."""
+    parser = recipe_parser(__doc__, several_models=True)
+    parser.add_argument("--ecosystems", nargs="+", choices=RECIPES, default=list(RECIPES))
+    options = parser.parse_args()
+    shared = [flag for flag in ("--force", "--quiet") if getattr(options, flag[2:])]
+    for name in ("data", "split", "max-length", "precision", "device"):
+        value = getattr(options, name.replace("-", "_"))
+        shared += [f"--{name}", str(value)] if value is not None else []
+    with console.plain_errors(options.debug):
+        rows = compare_ecosystems(options.model or [None], options.ecosystems, shared, options.out)
+        content = [row.to_json() for row in rows] if options.json else search_table(rows)
+        console.show(content, options.json, quiet=False)
+
+
+if __name__ == "__main__":
+    main()
