@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import modeling  # noqa: F401 - registers the pruned model types
+from .cards import finished_card
 from .encoding.inference import WINDOW, Inference, finisher, takes
 from .encoding.prefix import reusable_tokens
 from .encoding.progress import Progress
@@ -119,7 +121,7 @@ class Encoder(SentenceTransformer):
         self._check_request(inputs, truncate_dim)
         with self._turns, torch.inference_mode():
             batch_size = kwargs.pop("batch_size")
-            if kwargs or not inputs or not takes(self, output_value):
+            if not inputs or not takes(self, output_value, kwargs):
                 return super()._inference(
                     inputs,
                     prompt=prompt,
@@ -156,8 +158,7 @@ class Encoder(SentenceTransformer):
         return self._resolve_inference_device(device)
 
     def _check_request(self, inputs: Sequence[Any], truncate_dim: int | None) -> None:
-        first: Any = self[0]
-        if set(first.modality_config) != {"text"}:
+        if set(getattr(self[0], "modality_config", ())) != {"text"}:
             return
         for place, text in enumerate(inputs):
             if not isinstance(text, str):
@@ -179,6 +180,30 @@ class Encoder(SentenceTransformer):
             if callable(known) and (dimension := known()) is not None:
                 return int(dimension)
         return None
+
+    def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Write the card as `SentenceTransformer` does, naming the class that loads the folder."""
+        data = self.model_card_data
+        if not data.model_name:
+            based = f" based on {data.base_model}" if data.base_model else ""
+            data.model_name = f"{SentenceTransformer.__name__}{based}"
+        super()._create_model_card(path, *args, **kwargs)
+        file = Path(path) / "README.md"
+        # what was loaded is written as it was unless the model was trained since
+        if file.is_file() and file.read_text("utf-8") != self._card_as_loaded():
+            card = finished_card(file.read_text("utf-8"), self._model_card_text)
+            file.write_text(card, encoding="utf-8")
+
+    def _card_as_loaded(self) -> str | None:
+        return self._model_card_text and self._update_default_model_id(self._model_card_text)
+
+    def _update_default_model_id(self, model_card: str) -> str:
+        """Fill the name on the hub into the example, which uses the stock class."""
+        name, placeholder = self.model_card_data.model_id, self._model_card_model_id_placeholder
+        call = SentenceTransformer.__name__
+        if not name:
+            return model_card
+        return model_card.replace(f'{call}("{placeholder}"', f'{call}("{name}"')
 
     def preprocess(self, inputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Tokenise after `clean_text`; everything else as in `SentenceTransformer`."""

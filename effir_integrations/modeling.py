@@ -17,12 +17,14 @@ import transformers
 
 from . import surgery
 from .architectures import ARCHITECTURES, PREFIX, Architecture
+from .files import read_json, write_json
 from .surgery import reshape
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 STANDALONE_FILE = "modeling_effir.py"
+HISTORY_FILE = "effir.json"
 
 
 def pruned_classes(architecture: Architecture, module: str, *mixins: type) -> tuple[type, type]:
@@ -74,13 +76,26 @@ def pruned_classes(architecture: Architecture, module: str, *mixins: type) -> tu
 
 
 class WritesItsCode:
-    """Saves the standalone modelling file beside the weights, whoever calls `save_pretrained`."""
+    """Saves modelling file and history beside the weights, whoever calls `save_pretrained`."""
 
     def save_pretrained(self, save_directory: str | Path, *args: Any, **kwargs: Any) -> None:
         """Save as the base class does, then write the file that `auto_map` names."""
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
         family = self.config.model_type.removeprefix(PREFIX)  # type: ignore[attr-defined]
         write_standalone(ARCHITECTURES[family], Path(save_directory))
+        _keep_history(self, Path(save_directory))
+
+
+def _keep_history(model: Any, folder: Path) -> None:
+    """Write the history that lies where the model was loaded from, unless its shape changed."""
+    path = Path(str(model.name_or_path)) / HISTORY_FILE
+    if not path.is_file():
+        return
+    history, config = read_json(path, "the history of a pruned model"), model.config
+    dropped = {*history.get("drop_attention", ()), *history.get("dropped_attention_before", ())}
+    same_mlps = history.get("mlp_widths") == list(config.mlp_widths or ())
+    if same_mlps and dropped == set(config.dropped_attention or ()):
+        write_json(folder / HISTORY_FILE, history)
 
 
 _STANDALONE_HEADER = '''"""Pruned {prefix} model, written by effir-integrations (Apache-2.0).

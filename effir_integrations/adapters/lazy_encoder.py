@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import gc
+import hashlib
+import json
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
-from ..encoder import clean_text, limited
+from ..encoder import clean_text, limited, role_prompt
 from ..encoding.fingerprint import encoder_fingerprint
+from ..encoding.precision import loading_options
 from ..encoding.search_vectors import Kind, inner_product_is_similarity, search_vectors
 from ..loading import load
 from ..model_files import identify_files
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class LazyEncoder:
@@ -55,8 +66,9 @@ class LazyEncoder:
         for name, value in (("max_length", max_length), ("truncate_dim", truncate_dim)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1, or None")
-        self._lock = threading.RLock()
+        self._lock, self._worker = threading.RLock(), _one_worker()
         self._encoder: Any = None
+        self._warned = False
         self.max_length, self.truncate_dim = max_length, truncate_dim
         self._options: dict[str, Any] = {
             "device": device,
@@ -93,9 +105,32 @@ class LazyEncoder:
         """The encoder, loaded now if it was not."""
         with self._lock:
             if self._encoder is None:
+                self._check_files()
                 self._encoder = load(self._source, **self._options)
                 inner_product_is_similarity(self._encoder)
             return self._encoder
+
+    def _check_files(self) -> None:
+        now = identify_files(self._source, self._options["revision"]).identity
+        if now != self.fingerprint:
+            raise RuntimeError(
+                f"the files of {self._source} are others than when {self.name} was named, so its "
+                "vectors would not fit those made before; make the adapter anew, and index anew"
+            )
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens of a text that are read; None where neither model nor adapter sets a limit."""
+        with self._lock, limited(self.encoder, self.max_length):
+            limit = self.encoder.max_seq_length
+        # models without positions, such as static embeddings, state an infinite limit
+        return limit if isinstance(limit, int) else None
+
+    @property
+    def tokenizer(self) -> Any:
+        """A copy of the tokenizer, which may be used while another thread encodes."""
+        with self._lock:
+            return copy.deepcopy(self.encoder.tokenizer)
 
     @property
     def dimension(self) -> int:
@@ -124,8 +159,10 @@ class LazyEncoder:
             show_progress: Draw a progress bar.
 
         Raises:
-            ValueError: A text is no string.
+            ValueError: A text is no string, or `texts` is a single one.
         """
+        if isinstance(texts, str):
+            raise ValueError(f"texts is one string ({texts!r:.60}); give a list of strings")
         with self._lock, limited(self.encoder, max_length or self.max_length):
             if not len(texts):
                 return np.zeros((0, self.dimension), dtype=np.float32)
@@ -138,11 +175,43 @@ class LazyEncoder:
                 show_progress=show_progress,
             )
 
+    async def arun(self, call: Callable[[], Result]) -> Result:
+        """Run what calls the encoder on a thread of its own, so that the event loop goes on.
+
+        Calls run one after the other, in the order they came. One that is cancelled before its
+        turn never runs; one that is running ends unheard.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._worker, call)
+
+    def vectors_identity(self, **prompts: str | None) -> str:
+        """Return a SHA-256 that two adapters share only if they give the same vectors.
+
+        Of what decides about vectors it leaves out only the rounding of devices and batches.
+
+        Args:
+            prompts: What the adapter puts in front instead of the model's own.
+        """
+        facts: dict[str, Any] = {
+            "fingerprint": self.fingerprint,
+            "max_length": self.max_length,
+            "truncate_dim": self.truncate_dim,
+            "prompts": prompts,
+        }
+        precision = self._options["precision"]
+        if not self._source:
+            # the fingerprint of a loaded model is that of its weights alone
+            model = self._encoder
+            facts["own"] = [model.prompts, model.default_prompt_name, model.max_seq_length]
+            facts["own"] += [model.similarity_fn_name, model.truncate_dim]
+        elif precision is not None:
+            dtype = loading_options(precision, self._options["device"])["dtype"]
+            whole = precision in ("auto", "fp32", "bf16")
+            facts["arithmetic"] = [str(dtype), "" if whole else precision]
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
     def truncation(self, texts: Sequence[str], *, prompt: str = "") -> tuple[int, float]:
         """Return how many texts exceed the model's limit, and the share of their tokens cut off."""
-        encoder = self.encoder
-        with self._lock, limited(encoder, self.max_length):
-            limit = encoder.max_seq_length
+        limit = self.limit
         if not limit:
             return 0, 0.0
         cleaned = [clean_text(prompt + text) for text in texts]
@@ -150,11 +219,41 @@ class LazyEncoder:
         candidates = [text for text in cleaned if len(text.encode()) > limit]
         if not candidates:
             return 0, 0.0
-        # logged once by Transformers for any text above the limit; the caller words its own warning
-        counted = encoder.tokenizer(candidates, truncation=False, verbose=False)["input_ids"]
+        # no two threads may use one tokenizer; the warning of Transformers is the caller's to word
+        with self._lock:
+            tokenizer = self.encoder.tokenizer
+            counted = tokenizer(candidates, truncation=False, verbose=False)["input_ids"]
         lengths = [len(ids) for ids in counted if len(ids) > limit]
         lost = sum(length - limit for length in lengths)
         return len(lengths), lost / sum(lengths) if lengths else 0.0
+
+    def warn_of_cuts(
+        self,
+        documents: Sequence[str],
+        *,
+        prompt: str | None = None,
+        advice: str = "split documents into shorter ones",
+    ) -> None:
+        """Log, once, how much of documents is lost because they are too long for the model.
+
+        Args:
+            documents: What is about to be embedded.
+            prompt: As of `embed`.
+            advice: What to do, in the words of the library that they come from.
+        """
+        if self._warned:
+            return
+        own = role_prompt(self.encoder, "document")
+        # what is no string is refused where it is embedded
+        texts = [text for text in documents if isinstance(text, str)]
+        count, share = self.truncation(texts, prompt=own if prompt is None else prompt)
+        if count:
+            self._warned = True
+            logger.warning(
+                "%d of %d documents are longer than the %s tokens that %s reads, and %.0f %% of "
+                "their tokens are lost; %s (said once)",
+                count, len(documents), self.limit, self.name, 100 * share, advice,
+            )  # fmt: skip
 
     def unload(self) -> None:
         """Free the weights; the next text loads them again.
@@ -176,8 +275,13 @@ class LazyEncoder:
     def __getstate__(self) -> dict[str, Any]:
         """Leave weights and lock behind; only a model given loaded has to travel itself."""
         kept = self._encoder if not self._source else None
-        return {**self.__dict__, "_encoder": kept, "_lock": None}
+        return {**self.__dict__, "_encoder": kept, "_lock": None, "_worker": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start with a lock of its own."""
-        self.__dict__.update(state, _lock=threading.RLock())
+        """Start with a lock and a thread of its own."""
+        self.__dict__.update(state, _lock=threading.RLock(), _worker=_one_worker())
+
+
+def _one_worker() -> ThreadPoolExecutor:
+    # the thread itself starts with the first call
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="effir-encoder")

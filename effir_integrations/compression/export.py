@@ -86,9 +86,12 @@ def save(
     with new_folder(out, force=force, needed_bytes=int(weights * 1.05) + 20_000_000) as partial:
         encoder.save_pretrained(str(partial), create_model_card=False)
         save_tokenizer(encoder.tokenizer, partial)
-        write_history(partial, history)
+        write_history(partial, history, encoder._model_card_text)
         reloaded = load(partial, device=str(encoder.device), dtype="auto")
         check_same_vectors(encoder, reloaded)
+    model = transformer_model(reloaded)
+    # it was loaded from where the folder lay before it got its name
+    model.name_or_path = model.config.name_or_path = reloaded.tokenizer.name_or_path = str(out)
     return reloaded
 
 
@@ -178,7 +181,9 @@ def export_from_disk(
             _copy_sidecars(source, weights, partial)
         else:
             _write_sidecars(source, partial)
-        write_history(partial, history_of(plan))
+        card = source / "README.md"
+        base_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+        write_history(partial, history_of(plan), base_card)
     return out
 
 

@@ -10,9 +10,8 @@ from ..artifacts import PruningPlan
 from ..encoder import transformer_model
 from ..files import read_json, write_json
 from ..identity import BaseIdentity
+from ..modeling import HISTORY_FILE
 from .model_card import write_model_card
-
-HISTORY_FILE = "effir.json"
 
 
 def history_of(plan: PruningPlan) -> dict[str, Any]:
@@ -52,7 +51,13 @@ def with_stage(history: Mapping[str, Any], record: Mapping[str, Any]) -> dict[st
     return {**history, "made_by": [*history["made_by"], record]}
 
 
-def write_history(folder: Path, history: Mapping[str, Any]) -> None:
-    """Write the history and the model card into a model folder."""
+def write_history(folder: Path, history: Mapping[str, Any], base_card: str | None = None) -> None:
+    """Write the history and the model card into a model folder.
+
+    Args:
+        folder: Of the model.
+        history: As of `history_of`.
+        base_card: The card of the model it was made from.
+    """
     write_json(folder / HISTORY_FILE, history)
-    write_model_card(folder, history)
+    write_model_card(folder, history, base_card)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..cards import IMPORT, OUR_TAG, STAGES, USAGE, keep_metadata
+
 _CARD = """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -13,7 +15,7 @@ tags:
 - sentence-transformers
 - sentence-similarity
 - feature-extraction
-- effir
+- {our_tag}
 - pruning
 {base_model}---
 
@@ -34,28 +36,37 @@ else (pooling, prompts, normalisation, length) is the base's.
 |---|---|---|---|
 {rows}
 
-## How to use it
+{usage}
 
 ```python
-import effir_integrations  # registers the model type; pip install effir-integrations
-from sentence_transformers import SentenceTransformer
+{imports}from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer("path/or/name/of/this/model")
+# the folder of this model, or its name on the hub
+model = SentenceTransformer("sentence_transformers_model_id")
 vectors = model.encode(["a query", "a document"])
 ```
 
 Without the package, add `trust_remote_code=True`: that runs the modelling file in this folder and
 gives the same vectors. Without either, loading is refused: the weights fit no stock class.
 
-## How it was made
+{stages_title}
 
 {stages}
 """
 
 
-def write_model_card(folder: Path, history: Mapping[str, Any]) -> None:
-    """Write `README.md` for a model with this history into its folder."""
-    (folder / "README.md").write_text(model_card(history), encoding="utf-8")
+def write_model_card(
+    folder: Path, history: Mapping[str, Any], base_card: str | None = None
+) -> None:
+    """Write `README.md` for a model with this history into its folder.
+
+    Args:
+        folder: Of the model.
+        history: As of `history_of`.
+        base_card: The card of the model it was made from; its licence and language are kept.
+    """
+    card = keep_metadata(model_card(history), base_card)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def model_card(history: Mapping[str, Any]) -> str:
@@ -68,10 +79,15 @@ def model_card(history: Mapping[str, Any]) -> str:
         f"{f'{new:,}' if new else 'dropped'} |"
         for layer, (old, new) in enumerate(zip(before, after, strict=True))
     ]
-    is_hub_name = not Path(base).exists() and base.count("/") == 1
+    # only what came from the hub has a commit: a folder such as models/base looks like a name
+    is_hub_name = bool(history.get("revision")) and base.count("/") <= 1
     title = Path(base).name or base
     pruned = history["parameters"] < history["parameters_before"]
     return _CARD.format(
+        our_tag=OUR_TAG,
+        usage=USAGE,
+        imports=IMPORT,
+        stages_title=STAGES,
         base_model=f"base_model: {base}\n" if is_hub_name else "",
         title=f"{title}, {'pruned' if pruned else 'trained'}",
         base=base if is_hub_name else title,

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import pickle
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -134,3 +136,76 @@ def test_a_device_for_a_loaded_model_is_refused(folder):
 def test_a_text_that_is_no_string_is_refused(folder):
     with pytest.raises(ValueError, match="only strings"):
         LazyEncoder(folder).embed([3], "document")
+
+
+def test_one_string_in_place_of_a_list_is_refused(folder):
+    with pytest.raises(ValueError, match="give a list of strings"):
+        LazyEncoder(folder).embed("w1 w2", "document")
+
+
+async def test_asynchronous_calls_give_the_same_and_run_on_one_thread(folder, monkeypatch):
+    lazy = LazyEncoder(folder, precision="fp32")
+    expected = [lazy.embed([text], "document") for text in TEXTS]
+    forward, threads = lazy.encoder[0].model.forward, []
+
+    def watched(*args, **kwargs):
+        threads.append(threading.current_thread())
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(lazy.encoder[0].model, "forward", watched)
+    calls = [partial(lazy.embed, [text], "document") for text in TEXTS]
+    vectors = await asyncio.gather(*map(lazy.arun, calls))
+    np.testing.assert_array_equal(vectors, expected)
+    assert len(threads) == len(TEXTS)
+    assert set(threads) != {threading.main_thread()} and len(set(threads)) == 1
+
+
+def test_identities_are_equal_only_where_the_vectors_are(folder):
+    def identity(prompts=None, **settings):
+        lazy = LazyEncoder(folder, **{"precision": "fp32", "device": "cpu", **settings})
+        return lazy.vectors_identity(**(prompts or {}))
+
+    first = identity({"query": None})
+    assert identity({"query": None}, device=None) == first
+    settings = ({"max_length": 4}, {"truncate_dim": 4}, {"precision": "bf16"}, {"precision": None})
+    others = [identity({"query": None}, **setting) for setting in settings]
+    others += [identity({"query": ""}), first]
+    assert len(set(others)) == len(others)
+    # auto is one of the two
+    assert identity(precision="auto") in (identity(precision="fp32"), identity(precision="bf16"))
+
+
+def test_documents_that_are_too_long_are_told_of_once(folder, caplog):
+    lazy = LazyEncoder(folder, max_length=10)
+    lazy.warn_of_cuts(["w11 " * 6])
+    assert not caplog.messages
+    # BOS, the prompt, 17 words and EOS are 20 tokens
+    lazy.warn_of_cuts(["w11 " * 17, "w1", 3])
+    lazy.warn_of_cuts(["w11 " * 17])
+    (message,) = caplog.messages
+    assert "1 of 3 documents are longer than the 10 tokens" in message
+    assert "50 % of their tokens are lost" in message
+
+
+def test_weights_that_changed_before_they_are_loaded_again_are_refused(tmp_path):
+    bare = save_bare("bert", tmp_path / "model")
+    lazy = LazyEncoder(bare)
+    lazy.embed(TEXTS, "query")
+    save_bare("bert", bare, seed=1)
+    lazy.embed(TEXTS, "query")
+    lazy.unload()
+    with pytest.raises(RuntimeError, match="others than when .* was named"):
+        lazy.embed(TEXTS, "query")
+
+
+def test_the_limit_is_the_smaller_of_the_two(folder):
+    own = load(folder).max_seq_length
+    limits = [LazyEncoder(folder, max_length=x).limit for x in (None, 10, 10 * own)]
+    assert limits == [own, 10, own]
+
+
+def test_the_tokenizer_is_a_copy_that_counts_alike(folder):
+    lazy = LazyEncoder(folder)
+    tokenizer = lazy.tokenizer
+    assert tokenizer is not lazy.encoder.tokenizer
+    assert tokenizer("w1 w2")["input_ids"] == lazy.encoder.tokenizer("w1 w2")["input_ids"]

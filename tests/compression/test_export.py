@@ -210,7 +210,7 @@ def test_the_code_on_the_card_runs(tmp_path):
     export_tiny("gpt2", tmp_path)
     card = (tmp_path / "out" / "README.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
-    code = code.replace("path/or/name/of/this/model", str(tmp_path / "out"))
+    code = code.replace("sentence_transformers_model_id", str(tmp_path / "out"))
     scope: dict[str, object] = {}
     exec(compile(code, "card", "exec"), scope)
     assert scope["vectors"].shape == (2, 32)

@@ -1,0 +1,176 @@
+"""Cards and histories stay true when a model is saved, trained, pruned again or uploaded."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+from pruned_folder import PROMPTS, TEXTS, another_plan_for, train, write_pruned
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base import model as stock_model
+
+from effir_integrations import Encoder, export, load
+from effir_integrations.artifacts import PruningPlan
+from effir_integrations.compression.export import export_from_disk
+from effir_integrations.compression.history import read_history
+from effir_integrations.identity import BaseIdentity
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_pruned("qwen3", tmp_path_factory.mktemp("cards"))
+
+
+@pytest.fixture
+def encoder(folder):
+    return load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("kind", [Encoder, SentenceTransformer])
+def test_a_model_that_is_saved_again_keeps_card_and_history(kind, folder, tmp_path):
+    kind(str(folder), device="cpu").save_pretrained(str(tmp_path / "again"))
+    for name in ("README.md", "effir.json", "modeling_effir.py"):
+        assert (tmp_path / "again" / name).read_text() == (folder / name).read_text(), name
+
+
+def test_a_history_of_another_shape_is_not_kept(encoder, tmp_path):
+    export(encoder, another_plan_for(encoder), tmp_path / "smaller")
+    assert read_history(tmp_path / "smaller")["mlp_widths_before"] == [48, 0, 48, 5]
+    encoder.save_pretrained(str(tmp_path / "by-hand"))
+    # surgery gave the loaded model another shape than the history in its folder tells of
+    assert read_history(tmp_path / "by-hand") is None
+
+
+def cards(path):
+    card = ModelCard.load(path / "README.md")
+    return card, card.data.to_dict()
+
+
+def test_the_card_says_where_the_model_comes_from_and_survives_the_hub_s_own_reader(
+    folder, tmp_path
+):
+    card, data = cards(folder)
+    assert data["license"] == "mit" and data["language"] == ["en", "de"]
+    # what holds of the base's files does not hold of these
+    assert "onnx" not in data["tags"] and {"effir", "pruning"} <= set(data["tags"])
+    card.data.tags.append("mine")
+    card.data.license = "apache-2.0"
+    shutil.copytree(folder, tmp_path / "edited")
+    card.save(tmp_path / "edited" / "README.md")
+    edited = load(tmp_path / "edited", device="cpu")
+    edited.save_pretrained(str(tmp_path / "again"))
+    again, data = cards(tmp_path / "again")
+    assert again.content == card.content
+    assert data["license"] == "apache-2.0" and "mine" in data["tags"]
+    # pruned once more, what its owner wrote is still there
+    export_from_disk(tmp_path / "again", another_plan_for(edited), tmp_path / "smaller")
+    data = cards(tmp_path / "smaller")[1]
+    assert data["license"] == "apache-2.0" and "mine" in data["tags"]
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "expected"),
+    [
+        ("me/base", "abc", "me/base"),
+        ("gpt2", "abc", "gpt2"),
+        ("models/base", None, None),
+        ("/home/me/base", None, None),
+    ],
+)
+def test_only_a_base_from_the_hub_is_named_in_the_metadata(
+    encoder, tmp_path, name, revision, expected
+):
+    base = BaseIdentity.of(encoder[0].model, name)
+    plan = PruningPlan(base=replace(base, revision=revision))
+    encoder.save_pretrained(str(tmp_path / "base"), create_model_card=False)
+    export_from_disk(tmp_path / "base", plan, tmp_path / "out")
+    assert cards(tmp_path / "out")[1].get("base_model") == expected
+
+
+def test_the_card_of_a_base_without_metadata_does_no_harm(encoder, tmp_path):
+    for number, text in enumerate(
+        ("", "no metadata", "---\n{broken\n---\nbody", "---\n- a\n---\n")
+    ):
+        encoder.save_pretrained(str(tmp_path / f"base{number}"), create_model_card=False)
+        (tmp_path / f"base{number}" / "README.md").write_text(text)
+        base = tmp_path / f"base{number}"
+        out = export_from_disk(base, another_plan_for(encoder), tmp_path / f"{number}")
+        assert "effir" in cards(out)[1]["tags"]
+
+
+def test_a_trained_pruned_model_keeps_what_its_card_said(encoder, folder, tmp_path):
+    train(encoder, tmp_path / "work")
+    encoder.save_pretrained(str(tmp_path / "trained"))
+    card, data = cards(tmp_path / "trained")
+    assert data["license"] == "mit" and {"effir", "generated_from_trainer"} <= set(data["tags"])
+    assert "MultipleNegativesRankingLoss" in card.text
+    assert "| 1 | kept | 48 | dropped |" in card.text and "* drop: mlp 1" in card.text
+    assert "Encoder" not in card.text
+    assert run_example(card, tmp_path / "trained").similarity_fn_name == "cosine"
+    # and once more, from what was written
+    again = load(tmp_path / "trained", device="cpu")
+    again.save_pretrained(str(tmp_path / "again"))
+    assert cards(tmp_path / "again")[0].content == card.content
+    train(again, tmp_path / "work")
+    again.save_pretrained(str(tmp_path / "twice"))
+    text = cards(tmp_path / "twice")[0].text
+    for line in ("* drop: mlp 1", "| 1 | kept | 48 | dropped |", "## Usage"):
+        assert text.count(f"\n{line}\n") == 1, line
+
+
+def run_example(card, place):
+    code = card.text.split("```python\n")[1].split("```")[0]
+    assert "import effir_integrations" in code
+    scope = {}
+    exec(compile(code.replace("sentence_transformers_model_id", str(place)), "card", "exec"), scope)
+    return scope["model"]
+
+
+def test_the_example_on_the_card_runs(folder):
+    assert run_example(cards(folder)[0], folder).prompts == PROMPTS
+
+
+def test_the_card_of_a_full_model_names_the_stock_class(folder, tmp_path):
+    load(folder.parent / "bare", device="cpu").save_pretrained(str(tmp_path))
+    card, data = cards(tmp_path)
+    assert card.text.lstrip().startswith("# SentenceTransformer\n")
+    assert "Encoder" not in card.text and "effir" not in data["tags"]
+
+
+class Hub:
+    """Stands for the hub: keeps what would be uploaded."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __call__(self, token=None):
+        return self
+
+    def create_repo(self, repo_id, **options):
+        return SimpleNamespace(repo_id=repo_id)
+
+    def upload_folder(self, *, repo_id, folder_path, **options):
+        shutil.copytree(folder_path, self.place)
+        return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
+
+
+@pytest.mark.parametrize("kind", [Encoder, SentenceTransformer])
+def test_what_goes_to_the_hub_is_the_folder_and_no_pickle(kind, folder, tmp_path, monkeypatch):
+    model = kind(str(folder), device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(stock_model, "HfApi", Hub(tmp_path / "hub"))
+        # the repository is new, so it holds no card
+        patch.setattr(stock_model, "load_file_path", lambda *args, **options: None)
+        assert model.push_to_hub("me/smaller") == "https://hub/me/smaller"
+    sent = {path.relative_to(tmp_path / "hub").as_posix() for path in (tmp_path / "hub").rglob("*")}
+    assert sent == {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+    assert not {Path(name).suffix for name in sent} & {".bin", ".pt", ".pth", ".pkl", ".pickle"}
+    card = cards(tmp_path / "hub")[0]
+    assert 'SentenceTransformer("me/smaller")' in card.text
+    again = SentenceTransformer(str(tmp_path / "hub"), device="cpu")
+    np.testing.assert_allclose(again.encode(TEXTS), model.encode(TEXTS), atol=1e-6)
