@@ -1,0 +1,8 @@
+"""Run `pyserini.index.lucene`."""
+
+from __future__ import annotations
+
+from effir_integrations.adapters.pyserini.launch import main
+
+if __name__ == "__main__":
+    main("pyserini.index.lucene")
