@@ -178,9 +178,12 @@ def search_table(evaluations: Sequence[Evaluation]) -> Table:
         table.add_column(heading, overflow="fold")
     for heading in _SEARCH_FIGURES:
         table.add_column(heading, justify="right")
-    for label, evaluation in zip(_labels([e.model for e in evaluations]), evaluations, strict=True):
+    models = list(dict.fromkeys(evaluation.model for evaluation in evaluations))
+    labels = dict(zip(models, _labels(models), strict=True))
+    for evaluation in evaluations:
+        names = escape(labels[evaluation.model]), escape(evaluation.search)
         quality = [f"{value:.4f}" for value in evaluation.metrics.values()]
-        table.add_row(escape(label), escape(evaluation.search), *quality, *_speeds(evaluation))
+        table.add_row(*names, *quality, *_speeds(evaluation))
     return table
 
 

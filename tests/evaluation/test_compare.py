@@ -13,7 +13,7 @@ from rich.console import Console
 from sentence_transformers import SentenceTransformer
 
 from effir_integrations.evaluation import compare as module
-from effir_integrations.evaluation.compare import compare, comparison_table
+from effir_integrations.evaluation.compare import compare, comparison_table, search_table
 from effir_integrations.evaluation.evaluate import Evaluation
 from effir_integrations.evaluation.speed import Speed
 
@@ -200,3 +200,22 @@ def test_evaluations_on_different_data_are_not_put_into_one_table(changes: dict)
         comparison_table([evaluation(), dataclasses.replace(evaluation("other"), **changes)])
     with pytest.raises(ValueError, match="evaluations on nothing"):
         comparison_table([])
+
+
+def test_the_table_of_searches_has_a_row_for_each_and_numbers_no_model(capsys):
+    first = evaluation("some/model", search="FAISS flat")
+    rows = [first, dataclasses.replace(first, search="HNSW", query_latency_ms=None)]
+    rows.append(
+        dataclasses.replace(first, model="BM25", search="BM25", parameters=None, max_length=None)
+    )
+    Console(width=140).print(search_table(rows))
+    table = capsys.readouterr().out
+    for expected in ("model", "FAISS flat", "HNSW", "BM25", "RR@10"):
+        assert expected in table
+    assert "(1)" not in table
+    assert "None" not in table
+
+
+def test_a_table_of_searches_is_of_one_data_set():
+    with pytest.raises(ValueError, match="one data set"):
+        search_table([evaluation(), evaluation(data="other")])
