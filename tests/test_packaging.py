@@ -187,11 +187,9 @@ def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(tm
     pytest.importorskip("setuptools", minversion="77")
     source = tmp_path / "source"
     # A copy: the build leaves folders behind.
-    shutil.copytree(
-        ROOT / "effir_integrations",
-        source / "effir_integrations",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )
+    for package in ["effir_integrations", "llama_index"]:
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, source / package, ignore=ignored)
     for name in ["pyproject.toml", "README.md", "LICENSE"]:
         shutil.copy(ROOT / name, source)
     code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
@@ -210,6 +208,9 @@ def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(tm
     assert {name for name in sources if name.endswith((".py", ".jsonl", "py.typed"))} <= set(files)
     assert any(name.startswith("effir_integrations/data/") for name in files)
     assert not [name for name in files if name.startswith(("tests/", "benchmarks/"))]
+    # an __init__.py further up would hide LlamaIndex itself, whose packages share the namespace
+    (shim,) = (name for name in files if name.startswith("llama_index/"))
+    assert shim == "llama_index/embeddings/effir/__init__.py"
     (metadata,) = (text for name, text in files.items() if name.endswith(".dist-info/METADATA"))
     assert b"License-Expression: Apache-2.0" in metadata
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
