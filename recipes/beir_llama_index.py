@@ -31,7 +31,7 @@ from tqdm import tqdm
 from effir_integrations.adapters.llama_index import EffirEmbedding
 from effir_integrations.cli import console
 from effir_integrations.evaluation.evaluate import Evaluation
-from effir_integrations.evaluation.recipe import DEPTH, Recipe, recipe_parser, run_recipe
+from effir_integrations.recipe import DEPTH, Recipe, recipe_parser, run_recipe
 
 
 def index_and_search(recipe: Recipe) -> list[Evaluation]:

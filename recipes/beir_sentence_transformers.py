@@ -20,7 +20,7 @@ from effir_integrations.encoder import limited, role_prompt
 from effir_integrations.encoding.encode_to_file import encode_to_file
 from effir_integrations.encoding.search_vectors import inner_product_is_similarity
 from effir_integrations.evaluation.evaluate import Evaluation
-from effir_integrations.evaluation.recipe import DEPTH, Recipe, recipe_parser, run_recipe
+from effir_integrations.recipe import DEPTH, Recipe, recipe_parser, run_recipe
 
 
 def index_and_search(recipe: Recipe) -> list[Evaluation]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from effir_integrations.cli import console
 from effir_integrations.evaluation.compare import search_table
 from effir_integrations.evaluation.evaluate import Evaluation
-from effir_integrations.evaluation.recipe import recipe_parser
+from effir_integrations.recipe import recipe_parser
 
 RECIPES = {
     "sentence_transformers": "beir_sentence_transformers.py",

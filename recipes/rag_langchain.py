@@ -34,7 +34,7 @@ from tqdm import tqdm
 from effir_integrations.adapters.langchain import EffirEmbeddings
 from effir_integrations.cli import console
 from effir_integrations.evaluation.evaluate import Evaluation
-from effir_integrations.evaluation.recipe import DEPTH, Recipe, recipe_parser, run_recipe
+from effir_integrations.recipe import DEPTH, Recipe, recipe_parser, run_recipe
 
 WINDOW = 2048
 """Documents embedded together: LangChain passes vectors as lists, eight times an array's size."""

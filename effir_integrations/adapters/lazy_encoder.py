@@ -19,7 +19,7 @@ import torch
 
 from ..encoder import clean_text, limited, role_prompt
 from ..encoding.fingerprint import encoder_fingerprint
-from ..encoding.precision import loading_options
+from ..encoding.precision import PRECISIONS, loading_options
 from ..encoding.search_vectors import Kind, inner_product_is_similarity, search_vectors
 from ..loading import load
 from ..model_files import identify_files
@@ -66,6 +66,10 @@ class LazyEncoder:
         for name, value in (("max_length", max_length), ("truncate_dim", truncate_dim)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1, or None")
+        if precision not in (None, *PRECISIONS):
+            raise ValueError(
+                f"precision {precision!r} is not known; choose None or {', '.join(PRECISIONS)}"
+            )
         self._lock, self._worker = threading.RLock(), _one_worker()
         self._encoder: Any = None
         self._warned = False

@@ -209,3 +209,8 @@ def test_the_tokenizer_is_a_copy_that_counts_alike(folder):
     tokenizer = lazy.tokenizer
     assert tokenizer is not lazy.encoder.tokenizer
     assert tokenizer("w1 w2")["input_ids"] == lazy.encoder.tokenizer("w1 w2")["input_ids"]
+
+
+def test_an_unknown_precision_is_refused_before_anything_is_loaded(folder):
+    with pytest.raises(ValueError, match="precision 'fp8' is not known; choose None or auto, fp32"):
+        LazyEncoder(folder, precision="fp8")

@@ -11,7 +11,7 @@ import pytest
 from tiny import save_bare
 
 from effir_integrations import load
-from effir_integrations.evaluation.recipe import recipe_parser, run_recipe
+from effir_integrations.recipe import recipe_parser, run_recipe
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 from effir_integrations import load
 from effir_integrations.evaluation.evaluate import evaluate
-from effir_integrations.evaluation.recipe import run_recipe
+from effir_integrations.recipe import run_recipe
 
 pytest.importorskip("llama_index.vector_stores.faiss")
 

@@ -12,16 +12,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..adapters.lazy_encoder import LazyEncoder
-from ..cli import console
-from ..demo import DEFAULT_NAME, default_model
-from ..encoding.precision import PRECISIONS
-from ..files import new_folder, read_json, write_json
-from .beir import RetrievalData, load_beir
-from .compare import search_table
-from .docstrings import build_docstring_corpus
-from .evaluate import Evaluation, check_model, model_bytes, token_limit
-from .retrieval import Run, check_run_ids, score, write_run
+from .adapters.lazy_encoder import LazyEncoder
+from .cli import console
+from .demo import DEFAULT_NAME, default_model
+from .encoding.precision import PRECISIONS
+from .evaluation.beir import RetrievalData, load_beir
+from .evaluation.compare import search_table
+from .evaluation.docstrings import build_docstring_corpus
+from .evaluation.evaluate import Evaluation, check_model, model_bytes, token_limit
+from .evaluation.retrieval import Run, check_run_ids, score, write_run
+from .files import new_folder, read_json, write_json
 
 DEPTH = 100
 """Documents a query in a run; ask for one more, since a query's own document is left out."""
