@@ -13,7 +13,8 @@ from typing import Any
 _SPELLING = re.compile(
     r"(?P<name>[^:#]+)(:(?P<config>[^:#]*))?(:(?P<split>[^:#]+))?(#(?P<column>[^#]+))?"
 )
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""OWNER/NAME, in full."""
 _FILE_SUFFIXES = (".jsonl", ".txt", ".md", ".json", ".csv", ".tsv", ".parquet", ".gz", ".zip")
 
 
@@ -39,7 +40,7 @@ def parse_dataset_name(source: str | Path) -> DatasetName | None:
         split, column = match["split"] or split, match["column"]
     is_hub_name = (
         isinstance(source, str)
-        and _HUB_NAME.fullmatch(name)
+        and HUB_NAME.fullmatch(name)
         and not name.lower().endswith(_FILE_SUFFIXES)
     )
     name = os.path.expanduser(name)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from .adapters.lazy_encoder import LazyEncoder
 from .cli import console
@@ -19,7 +22,7 @@ from .encoding.precision import PRECISIONS
 from .evaluation.beir import RetrievalData, load_beir
 from .evaluation.compare import search_table
 from .evaluation.docstrings import build_docstring_corpus
-from .evaluation.evaluate import Evaluation, check_model, model_bytes, token_limit
+from .evaluation.evaluate import Evaluation, check_model, model_bytes
 from .evaluation.retrieval import Run, check_run_ids, score, write_run
 from .files import new_folder, read_json, write_json
 
@@ -36,14 +39,16 @@ class Stage:
     """Where it lies."""
     seconds: float
     """How long it took to make, then."""
-    reused: bool
-    """Whether an earlier run made it."""
 
 
 class Recipe:
     """One run of a recipe: the model, the data, and a folder for what is made of them."""
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
+        if getattr(options, "question", None) and options.json:
+            raise ValueError(
+                "--question prints a prompt, and --json JSON alone; leave one of them out"
+            )
         self.options = options
         self.show_progress = not options.quiet
         self.model = str(default_model()) if options.model is None else options.model
@@ -104,17 +109,41 @@ class Recipe:
         if ours and not self.options.force:
             found = read_json(record, "what an earlier run of this recipe made")
             if found["identity"] == identity:
-                return Stage(folder=folder, seconds=found["seconds"], reused=True)
+                return Stage(folder=folder, seconds=found["seconds"])
         with new_folder(folder, force=ours or self.options.force) as unfinished:
             start = time.perf_counter()
             build(unfinished)
             seconds = time.perf_counter() - start
             write_json(unfinished / _STAGE_FILE, {"identity": identity, "seconds": seconds})
-        return Stage(folder=folder, seconds=seconds, reused=False)
+        return Stage(folder=folder, seconds=seconds)
 
     def rate(self, stage: Stage) -> float:
         """Return documents a second of a stage that went over all of them."""
         return len(self.data.documents) / stage.seconds
+
+    def search_each(self, find: Callable[[str], dict[str, float]]) -> tuple[Run, float]:
+        """Search one query after the other.
+
+        Args:
+            find: Text of a query -> document id -> score.
+
+        Returns:
+            The run, and the median milliseconds of a query.
+        """
+        run, seconds = {}, []
+        queries = tqdm(
+            self.data.queries.items(),
+            desc="Searching",
+            unit="query",
+            delay=2,
+            disable=not self.show_progress,
+            leave=False,
+        )
+        for query, text in queries:
+            start = time.perf_counter()
+            run[query] = find(text)
+            seconds.append(time.perf_counter() - start)
+        return run, 1000 * statistics.median(seconds)
 
     def evaluation(
         self,
@@ -158,12 +187,10 @@ class Recipe:
     @cached_property
     def _encoder_facts(self) -> dict[str, Any]:
         model = self.encoder.encoder
-        limit = token_limit(model)
-        wanted = self.options.max_length
         return {
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "bytes": model_bytes(model, self.model),
-            "max_length": min(wanted, limit) if wanted and limit else wanted or limit,
+            "max_length": self.encoder.limit,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "device": str(model.device),
         }

@@ -1,4 +1,4 @@
-"""Make a tokenizer fit for batches and for last-token pooling."""
+"""Make a tokenizer fit for batches and for last-token pooling, and say where texts are cut."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .files import read_json, write_json
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -95,3 +96,10 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     content["tokenizer_class"] = "PreTrainedTokenizerFast"
     content["model_input_names"] = list(tokenizer.model_input_names)
     write_json(path, content)
+
+
+def token_limit(encoder: SentenceTransformer) -> int | None:
+    """Return the tokens that a text is cut to, or None if there is no limit."""
+    limit = encoder.max_seq_length
+    # models without positions, such as static embeddings, state an infinite one
+    return limit if isinstance(limit, int) else None

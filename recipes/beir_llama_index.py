@@ -15,8 +15,6 @@ in place of [demo].
 
 from __future__ import annotations
 
-import statistics
-import time
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -26,7 +24,6 @@ from llama_index.core.indices.base import BaseIndex
 from llama_index.core.llms import MockLLM
 from llama_index.core.schema import TextNode
 from llama_index.vector_stores.faiss import FaissVectorStore
-from tqdm import tqdm
 
 from effir_integrations.adapters.llama_index import EffirEmbedding
 from effir_integrations.cli import console
@@ -36,9 +33,6 @@ from effir_integrations.recipe import DEPTH, Recipe, recipe_parser, run_recipe
 
 def index_and_search(recipe: Recipe) -> list[Evaluation]:
     """Embed the documents once, search all queries, and score the run."""
-    question = recipe.options.question
-    if question and recipe.options.json:
-        raise ValueError("--question prints a prompt, and --json JSON alone; leave one of them out")
     embedding = EffirEmbedding.from_model(
         recipe.encoder.encoder, max_length=recipe.options.max_length
     )
@@ -46,21 +40,13 @@ def index_and_search(recipe: Recipe) -> list[Evaluation]:
     index = load_index(embedding, stage.folder)
 
     retriever = index.as_retriever(similarity_top_k=min(DEPTH + 1, len(recipe.data.documents)))
-    run, seconds = {}, []
-    bar = tqdm(
-        recipe.data.queries.items(),
-        desc="Searching",
-        unit="query",
-        delay=2,
-        disable=not recipe.show_progress,
-        leave=False,
-    )
-    for query, text in bar:
-        start = time.perf_counter()
-        found = retriever.retrieve(text)
-        seconds.append(time.perf_counter() - start)
-        run[query] = {result.node.node_id: float(result.get_score()) for result in found}
-    if question:
+
+    def find(query: str) -> dict[str, float]:
+        found = retriever.retrieve(query)
+        return {result.node.node_id: float(result.get_score()) for result in found}
+
+    run, latency = recipe.search_each(find)
+    if question := recipe.options.question:
         engine = index.as_query_engine(llm=MockLLM(), similarity_top_k=3)
         console.stdout().print(str(engine.query(question)), markup=False, soft_wrap=True)
     return [
@@ -68,7 +54,7 @@ def index_and_search(recipe: Recipe) -> list[Evaluation]:
             "LlamaIndex, FAISS flat",
             run,
             documents_per_second=recipe.rate(stage),
-            query_latency_ms=1000 * statistics.median(seconds),
+            query_latency_ms=latency,
         )
     ]
 

@@ -14,8 +14,6 @@ in place of [demo].
 
 from __future__ import annotations
 
-import statistics
-import time
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,9 +113,6 @@ class FlatStore(VectorStore):
 
 def index_and_search(recipe: Recipe) -> list[Evaluation]:
     """Embed the documents once, search all queries, and score the run."""
-    question = recipe.options.question
-    if question and recipe.options.json:
-        raise ValueError("--question prints a prompt, and --json JSON alone; leave one of them out")
     embeddings = EffirEmbeddings(
         recipe.encoder.encoder,
         max_length=recipe.options.max_length,
@@ -130,20 +125,19 @@ def index_and_search(recipe: Recipe) -> list[Evaluation]:
     )
     store = FlatStore(embeddings, faiss.read_index(str(stage.folder / INDEX)), documents)
 
-    run, seconds = {}, []
-    for query, text in bar(recipe.data.queries.items(), "Searching", recipe.show_progress):
-        start = time.perf_counter()
-        found = store.similarity_search_with_score(text, k=DEPTH + 1)
-        seconds.append(time.perf_counter() - start)
-        run[query] = {document.id or "": score for document, score in found}
-    if question:
+    def find(query: str) -> dict[str, float]:
+        found = store.similarity_search_with_score(query, k=DEPTH + 1)
+        return {document.id or "": score for document, score in found}
+
+    run, latency = recipe.search_each(find)
+    if question := recipe.options.question:
         console.stdout().print(chain(store).invoke(question), markup=False, soft_wrap=True)
     return [
         recipe.evaluation(
             "LangChain, FAISS flat",
             run,
             documents_per_second=recipe.rate(stage),
-            query_latency_ms=1000 * statistics.median(seconds),
+            query_latency_ms=latency,
         )
     ]
 
@@ -153,8 +147,14 @@ def build_index(
 ) -> None:
     """Write the vectors of all documents into `folder`."""
     store = FlatStore(embeddings)
-    starts = range(0, len(documents), WINDOW)
-    for start in bar(starts, f"Embedding, {WINDOW:,} documents each", show_progress):
+    starts = tqdm(
+        range(0, len(documents), WINDOW),
+        desc=f"Embedding, {WINDOW:,} documents each",
+        delay=2,
+        disable=not show_progress,
+        leave=False,
+    )
+    for start in starts:
         store.add_documents(list(documents[start : start + WINDOW]))
     store.save(folder)
 
@@ -178,11 +178,6 @@ def numbered(documents: Sequence[Document]) -> str:
         f"[{number}] {document.id}: {document.page_content}"
         for number, document in enumerate(documents, 1)
     )
-
-
-def bar(items: Any, what: str, show_progress: bool) -> Any:
-    """Draw a progress bar over what lasts more than two seconds."""
-    return tqdm(items, desc=what, delay=2, disable=not show_progress, leave=False)
 
 
 def command_line() -> ArgumentParser:

@@ -23,6 +23,7 @@ from ..encoding.precision import PRECISIONS, loading_options
 from ..encoding.search_vectors import Kind, inner_product_is_similarity, search_vectors
 from ..loading import load
 from ..model_files import identify_files
+from ..tokenization import token_limit
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -88,10 +89,11 @@ class LazyEncoder:
             self._take(model)
 
     def _take(self, model: SentenceTransformer) -> None:
-        given = {name: self._options[name] for name in ("device",) if self._options[name]}
-        if given:
+        device = self._options["device"]
+        if device:
             raise ValueError(
-                f"{given} is for a model given by name; call model.to(...) on one that is loaded"
+                f"device={device!r} is for a model given by name; call model.to(...) on a "
+                "loaded one"
             )
         inner_product_is_similarity(model)
         self._encoder = model
@@ -126,9 +128,7 @@ class LazyEncoder:
     def limit(self) -> int | None:
         """Tokens of a text that are read; None where neither model nor adapter sets a limit."""
         with self._lock, limited(self.encoder, self.max_length):
-            limit = self.encoder.max_seq_length
-        # models without positions, such as static embeddings, state an infinite limit
-        return limit if isinstance(limit, int) else None
+            return token_limit(self.encoder)
 
     @property
     def tokenizer(self) -> Any:
@@ -213,6 +213,10 @@ class LazyEncoder:
             facts["arithmetic"] = [str(dtype), "" if whole else precision]
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    def document_prompt(self, prompt: str | None) -> str:
+        """Return what stands in front of documents that are embedded with `prompt`."""
+        return role_prompt(self.encoder, "document") if prompt is None else prompt
+
     def truncation(self, texts: Sequence[str], *, prompt: str = "") -> tuple[int, float]:
         """Return how many texts exceed the model's limit, and the share of their tokens cut off."""
         limit = self.limit
@@ -247,10 +251,9 @@ class LazyEncoder:
         """
         if self._warned:
             return
-        own = role_prompt(self.encoder, "document")
         # what is no string is refused where it is embedded
         texts = [text for text in documents if isinstance(text, str)]
-        count, share = self.truncation(texts, prompt=own if prompt is None else prompt)
+        count, share = self.truncation(texts, prompt=self.document_prompt(prompt))
         if count:
             self._warned = True
             logger.warning(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..encoder import role_prompt
 from ..extras import import_extra
 
 import_extra("llama_index.core", "llama-index")
@@ -80,7 +79,8 @@ class EffirEmbedding(EmbeddingSettings):
         Raises:
             ValueError: `chunk_size` exceeds what the model reads, or the model has no limit.
         """
-        return splitter(self._encoder, self._node_prompt(), **options)
+        prompt = self._encoder.document_prompt(self.document_prompt)
+        return splitter(self._encoder, prompt, **options)
 
     def check_vector_store(self, store: Any) -> None:
         """Refuse a store that would rank these vectors wrongly, or holds those of another model.
@@ -90,10 +90,6 @@ class EffirEmbedding(EmbeddingSettings):
                 by cosine and the model does not, or the dimension is another.
         """
         check_vector_store(self._encoder, store)
-
-    def _node_prompt(self) -> str:
-        own = role_prompt(self._encoder.encoder, "document")
-        return own if self.document_prompt is None else self.document_prompt
 
     def _embed(self, texts: Sequence[str], kind: Kind) -> list[list[float]]:
         prompt = self.query_prompt if kind == "query" else self.document_prompt

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..dataset_names import HUB_NAME
+from ..encoder import clean_text
 from ..evaluation.beir import RetrievalData, load_beir
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
@@ -26,8 +28,6 @@ from mteb.types import PromptType  # noqa: E402
 if TYPE_CHECKING:
     import numpy as np
     from sentence_transformers import SentenceTransformer
-
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 class EffirModel(AbsEncoder):
@@ -46,7 +46,6 @@ class EffirModel(AbsEncoder):
     def mteb_model_meta(self) -> ModelMeta:  # type: ignore[override]
         """What MTEB records of the model, and finds its results by; loads the weights."""
         model, lazy = self.encoder.encoder, self.encoder
-        limits = [x for x in (lazy.max_length, model.max_seq_length) if isinstance(x, int)]
         transformer = model.transformers_model
         words: Any = transformer.get_input_embeddings() if transformer is not None else None
         facts: dict[str, Any] = {
@@ -58,7 +57,7 @@ class EffirModel(AbsEncoder):
             "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "n_embedding_parameters": None if words is None else words.weight.numel(),
             "memory_usage_mb": sum(x.nbytes for x in model.state_dict().values()) / 2**20,
-            "max_tokens": min(limits, default=None),
+            "max_tokens": lazy.limit,
             "embed_dim": lazy.dimension,
             "open_weights": True,
             "framework": ["Sentence Transformers", "PyTorch"],
@@ -143,7 +142,7 @@ def mteb_model(
         FileNotFoundError: There is no such model folder, or a weight file is missing.
         ValueError: A setting is out of range, or the name is not of the form OWNER/NAME.
     """
-    if name is not None and not _HUB_NAME.fullmatch(name):
+    if name is not None and not HUB_NAME.fullmatch(name):
         raise ValueError(f"name={name!r} must be of the form OWNER/NAME, such as me/minilm-half")
     encoder = LazyEncoder(
         model,
@@ -158,10 +157,13 @@ def mteb_model(
 
 
 def _listed_name(name: str) -> str:
-    if _HUB_NAME.fullmatch(name) and not Path(name).exists():
+    if HUB_NAME.fullmatch(name) and not Path(name).exists():
         return name
-    plain = re.sub(r"[^\w.-]+", "-", Path(name).resolve().name).strip("-.")
-    return f"local/{plain or 'model'}"
+    return f"local/{_plain(Path(name).resolve().name) or 'model'}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
 class BeirTask(AbsTaskRetrieval):
@@ -188,8 +190,6 @@ class BeirTask(AbsTaskRetrieval):
 
 
 def _dataset(texts: dict[str, str]) -> Dataset:
-    from ..encoder import clean_text
-
     columns = {"id": list(texts), "text": [clean_text(text) for text in texts.values()]}
     return Dataset.from_dict(columns)
 
@@ -222,7 +222,7 @@ def beir_task(
 
 
 def _task_metadata(data: RetrievalData, languages: Sequence[str]) -> TaskMetadata:
-    plain = re.sub(r"[^\w.-]+", "-", data.name.rpartition("/")[2]).strip("-.") or "data"
+    plain = _plain(data.name.rpartition("/")[2]) or "data"
     content = json.dumps([data.documents, data.queries, data.qrels, data.split])
     digest = hashlib.sha256(content.encode()).hexdigest()
     prompt: Any = {"query": AbsTaskRetrieval.abstask_prompt}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from effir_integrations.dataset_names import HUB_NAME
 from effir_integrations.extras import import_extra
 from effir_integrations.jsonl import read_jsonl, read_lines
 
@@ -19,7 +19,6 @@ Row = tuple[str, Mapping[str, Any]]
 """Where something is written, such as "FILE line 3", and what is written there."""
 
 _COLUMNS = ("query-id", "corpus-id", "score")
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ def load_beir(
             return _assemble(name, split, corpus, queries, qrels, show_progress)
     elif folder.exists():
         raise FileNotFoundError(f"{source} is a file; give the BEIR folder around corpus.jsonl.")
-    elif not _HUB_NAME.fullmatch(str(source)):
+    elif not HUB_NAME.fullmatch(str(source)):
         raise FileNotFoundError(
             f"{source}: no such folder, nor OWNER/NAME of a hub dataset; give a BEIR folder "
             "(corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv) or a name such as mteb/scifact."

@@ -17,6 +17,7 @@ from effir_integrations.evaluation.retrieval import check_run_ids, rank, score, 
 from effir_integrations.evaluation.speed import encode_timed, query_latency
 from effir_integrations.extras import import_extra
 from effir_integrations.files import folder_bytes
+from effir_integrations.tokenization import token_limit
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -241,13 +242,6 @@ def model_name(model: SentenceTransformer | str | Path) -> str:
     if isinstance(model, str | Path):
         return str(model)
     return getattr(_configuration(model), "name_or_path", "") or type(model).__name__
-
-
-def token_limit(model: SentenceTransformer) -> int | None:
-    """Return the tokens that a text is cut to, or None if there is no limit."""
-    # Models without positions, such as static embeddings, state an infinite limit.
-    limit = model.max_seq_length
-    return limit if isinstance(limit, int) else None
 
 
 def _tag(name: str) -> str:

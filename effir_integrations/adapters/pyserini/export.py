@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ...encoding.inference import WINDOW
 from ...encoding.vector_files import check_id
 from ...evaluation.beir import RetrievalData, load_beir
 from ...evaluation.retrieval import check_run_ids
@@ -21,8 +22,6 @@ from .topics import write_qrels, write_topics
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-
-_WINDOW = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,8 +139,8 @@ def _index(
         disable=not show_progress,
         leave=False,
     ) as bar:
-        for start in range(0, len(texts), _WINDOW):
-            window = texts[start : start + _WINDOW]
+        for start in range(0, len(texts), WINDOW):
+            window = texts[start : start + WINDOW]
             index.add(encoder.embed(window, "document", show_progress=show_progress))
             bar.update(len(window))
     return index

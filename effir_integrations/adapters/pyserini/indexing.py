@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
+from ...encoding.inference import WINDOW
 from ...extras import import_extra
 from .commands import (
     Command,
@@ -25,9 +26,6 @@ from .topics import refuse_missing
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 4096
-"""Texts that `pyserini.encode` hands over at once; batches are cut inside, by length."""
-
 
 def encode(request: Request) -> Command:
     """Prepare `pyserini.encode`: the dimension, the size of chunks and the longest text."""
@@ -44,7 +42,7 @@ def encode(request: Request) -> Command:
         import_extra("faiss", "pyserini")
     lazy = opened(model, request)
     settle(model, "--dimension", lazy.dimension, "the model gives vectors of")
-    for option, value in (("--batch-size", CHUNK), ("--max-length", lazy.limit)):
+    for option, value in (("--batch-size", WINDOW), ("--max-length", lazy.limit)):
         if not model.has(option) and value is not None:
             model.set(option, value)
     length = number(model, "--max-length")
