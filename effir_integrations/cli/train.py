@@ -37,6 +37,9 @@ MiniBatch = Annotated[
 LearningRate = Annotated[float, typer.Option(help="Highest learning rate.")]
 WeightDecay = Annotated[float, typer.Option(help="Of AdamW.")]
 Temperature = Annotated[float, typer.Option(help="Of the contrastive loss (the paper: 0.02).")]
+SimilarLengths = Annotated[
+    bool, typer.Option("--similar-lengths", help="Batches of texts of like length: less padding.")
+]
 Precision = Annotated[str, typer.Option(help="auto (bf16 where the hardware has it), bf16, fp32.")]
 Checkpointing = Annotated[
     bool, typer.Option("--gradient-checkpointing", help="Less memory, about a third slower.")
@@ -165,6 +168,7 @@ def finetune_command(
     steps: Steps = None,
     batch_size: Batch = 32,
     mini_batch_size: MiniBatch = None,
+    similar_lengths: SimilarLengths = False,
     max_length: MaxLength = None,
     precision: Precision = "auto",
     gradient_checkpointing: Checkpointing = False,
@@ -202,6 +206,7 @@ def finetune_command(
             steps=steps,
             batch_size=batch_size,
             mini_batch_size=mini_batch_size,
+            similar_lengths=similar_lengths,
             max_length=max_length,
             precision=precision,
             gradient_checkpointing=gradient_checkpointing,
@@ -261,6 +266,7 @@ def distill_command(
     epochs: Epochs = 1.0,
     steps: Steps = None,
     batch_size: Batch = 32,
+    similar_lengths: SimilarLengths = False,
     max_length: MaxLength = None,
     precision: Precision = "auto",
     gradient_checkpointing: Checkpointing = False,
@@ -295,6 +301,7 @@ def distill_command(
             epochs=epochs,
             steps=steps,
             batch_size=batch_size,
+            similar_lengths=similar_lengths,
             max_length=max_length,
             precision=precision,
             gradient_checkpointing=gradient_checkpointing,

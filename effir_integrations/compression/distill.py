@@ -49,6 +49,7 @@ def distill(
     config: DistillConfig,
     out: str | Path,
     *,
+    teacher_texts: Calibration | None = None,
     history: Mapping[str, Any] | None = None,
     force: bool = False,
     show_progress: bool = False,
@@ -65,6 +66,8 @@ def distill(
         texts: What both read: documents, queries or both, in the form in which they are encoded.
         config: How to train.
         out: Folder to write; must be new or empty unless `force`.
+        teacher_texts: What the teacher reads instead, text for text: the same behind prompts of its
+            own, or behind none.
         history: Of the encoder, to go on with; None begins one.
         force: Replace what is there and start anew.
         show_progress: Draw progress bars.
@@ -74,8 +77,9 @@ def distill(
 
     Raises:
         FileExistsError: `out` holds something else and `force` was not given.
-        ValueError: The teacher's vectors have another dimension and `vectors` is the target, the
-            model carries an adapter, or the checkpoints are of another run.
+        ValueError: The teacher's vectors have another dimension and `vectors` is the target, there
+            are more or fewer `teacher_texts` than texts, the model carries an adapter, or the
+            checkpoints are of another run.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
     ours, theirs = (model.get_embedding_dimension() for model in (encoder, teacher))
@@ -83,6 +87,11 @@ def distill(
         raise ValueError(
             f"the teacher's vectors have {theirs} dimensions and the student's {ours}; choose a "
             "teacher of the same, or follow its similarities (target='similarities')"
+        )
+    read = texts if teacher_texts is None else teacher_texts
+    if len(read) != len(texts):
+        raise ValueError(
+            f"{len(read)} teacher_texts for {len(texts)} texts; give one for each, in their order"
         )
     teacher_model = transformer_model(teacher)
     data = {
@@ -92,9 +101,11 @@ def distill(
         "teacher": teacher_model.config.name_or_path,
         "teacher_fingerprint": BaseIdentity.of(teacher_model).fingerprint,
     }
+    if teacher_texts is not None:
+        data["teacher_sha256"] = read.sha256
 
     def run(work: Path) -> list[dict[str, float]]:
-        dataset = _with_vectors(texts.texts, teacher, config, work, show_progress)
+        dataset = _with_vectors(texts.texts, read.texts, teacher, config, work, show_progress)
         return train(
             encoder,
             dataset,
@@ -111,6 +122,7 @@ def distill(
 
 def _with_vectors(
     texts: Sequence[str],
+    read: Sequence[str],
     teacher: SentenceTransformer,
     config: DistillConfig,
     work: Path,
@@ -129,7 +141,7 @@ def _with_vectors(
         with new_file(path) as partial, limited(teacher, config.max_length):
             writer = datasets.arrow_writer.ArrowWriter(path=str(partial), features=features)
             with writer:
-                for row in _rows(texts, teacher, show_progress):
+                for row in _rows(texts, read, teacher, show_progress):
                     writer.write(row)
                 writer.finalize()
     while not path.is_file():
@@ -138,7 +150,10 @@ def _with_vectors(
 
 
 def _rows(
-    texts: Sequence[str], teacher: SentenceTransformer, show_progress: bool
+    texts: Sequence[str],
+    read: Sequence[str],
+    teacher: SentenceTransformer,
+    show_progress: bool,
 ) -> Iterator[dict[str, Any]]:
     window = 1024
     bar = tqdm(
@@ -152,7 +167,8 @@ def _rows(
     with bar:
         for start in range(0, len(texts), window):
             part = list(texts[start : start + window])
-            vectors = teacher.encode(part, convert_to_tensor=True).float().cpu().numpy()
+            given = list(read[start : start + window])
+            vectors = teacher.encode(given, convert_to_tensor=True).float().cpu().numpy()
             for text, vector in zip(part, vectors, strict=True):
                 yield {"text": text, "label": vector}
             bar.update(len(part))

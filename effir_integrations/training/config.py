@@ -32,6 +32,8 @@ class TrainConfig:
     """Share of the steps in which the learning rate rises; it then falls linearly to 0."""
     max_gradient_norm: float = 1.0
     """Gradients are scaled down to it."""
+    similar_lengths: bool = False
+    """Whether examples whose longest texts are of like length share a batch: it saves padding."""
     max_length: int | None = None
     """Tokens of a text while training; None is the model's own limit."""
     mini_batch_size: int | None = None

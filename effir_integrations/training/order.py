@@ -7,6 +7,7 @@ the batches that were done.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -27,22 +28,35 @@ def example_keys(dataset: Any) -> list[Example]:
     return keys
 
 
+WINDOW = 64
+"""Batches that are sorted by length together: their order stays random, their padding shrinks."""
+
+
 def training_order(
-    examples: int, *, batch_size: int, steps: int, seed: int, keys: Sequence[Example] | None = None
+    examples: int,
+    *,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    keys: Sequence[Example] | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> list[int]:
     """Return the `steps * batch_size` examples of a run, batch after batch.
 
     Every epoch is a new permutation. With `keys`, no batch holds two examples of one query, nor one
     whose positive is among another's documents: it would be pushed away as a negative. Such an
-    example waits for the next batch.
+    example waits for the next batch. With `lengths`, examples of like length share a batch.
 
     Raises:
         ValueError: No batch of that size can be filled.
     """
+    shuffled = _shuffled(examples, seed)
+    if lengths is not None:
+        shuffled = _by_length(shuffled, lengths, batch_size, seed)
     if keys is None:
-        flow: Iterator[list[int]] = _cut(_shuffled(examples, seed), batch_size)
+        flow: Iterator[list[int]] = _cut(shuffled, batch_size)
     else:
-        flow = _without_conflicts(_shuffled(examples, seed), keys, batch_size)
+        flow = _without_conflicts(shuffled, keys, batch_size)
     return [example for _, batch in zip(range(steps), flow, strict=False) for example in batch]
 
 
@@ -50,6 +64,16 @@ def _shuffled(examples: int, seed: int) -> Iterator[int]:
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from torch.randperm(examples, generator=generator).tolist()
+
+
+def _by_length(
+    examples: Iterator[int], lengths: Sequence[int], batch_size: int, seed: int
+) -> Iterator[int]:
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        window = sorted(islice(examples, WINDOW * batch_size), key=lengths.__getitem__)
+        for batch in torch.randperm(WINDOW, generator=generator).tolist():
+            yield from window[batch * batch_size : (batch + 1) * batch_size]
 
 
 def _cut(examples: Iterable[int], batch_size: int) -> Iterator[list[int]]:

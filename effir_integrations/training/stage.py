@@ -154,7 +154,12 @@ def train(
 
     steps = config.steps_for(len(dataset))
     order = training_order(
-        len(dataset), batch_size=config.batch_size, steps=steps, seed=config.seed, keys=keys
+        len(dataset),
+        batch_size=config.batch_size,
+        steps=steps,
+        seed=config.seed,
+        keys=keys,
+        lengths=_lengths(dataset) if config.similar_lengths else None,
     )
     with limited(encoder, config.max_length), dropout(encoder, config.model_dropout):
         trainer = StageTrainer.for_stage(
@@ -176,6 +181,16 @@ def train(
         {name: value for name, value in entry.items() if isinstance(value, (int, float))}
         for entry in trainer.state.log_history
         if "loss" in entry
+    ]
+
+
+def _lengths(dataset: Any) -> list[int]:
+    """Return the characters of each example's longest text, near enough to its tokens."""
+    columns = [name for name in dataset.column_names if name != "label"]
+    return [
+        max(len(text) for text in texts)
+        for batch in dataset.select_columns(columns).iter(batch_size=1000)
+        for texts in zip(*(batch[name] for name in columns), strict=True)
     ]
 
 

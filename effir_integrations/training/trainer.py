@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from ..files import new_file
 from .checkpoints import WHOLE, last_checkpoint
 from .config import NO_LOSSES, TrainConfig
 from .launch import is_main_process, is_sharded, processes
+
+logger = logging.getLogger(__name__)
 
 TRAINED_FILE = "trained.safetensors"
 
@@ -228,6 +231,10 @@ class _Bar(TrainerCallback):
         }
         if self.bar is not None:
             self.bar.set_postfix(numbers, refresh=False)
+        shown = ", ".join(f"{name} {number:.4g}" for name, number in numbers.items())
+        logger.info(
+            "%s: step %d of %d, %s", self.description, state.global_step, state.max_steps, shown
+        )
 
     def close(self) -> None:
         """Take the bar off the screen."""

@@ -74,6 +74,35 @@ def test_similarities_come_closer_to_those_of_a_teacher_of_another_dimension(
     assert distance(made) < 0.7 * before
 
 
+def test_the_teacher_may_read_the_texts_without_the_students_prompt(tmp_path: Path) -> None:
+    pruned, teacher = student(tmp_path), tiny_encoder("bert", tmp_path)
+    prompted = load_calibration([f"w50 {text}" for text in TEXTS.texts], limit=None)
+    config = replace(CONFIG, similar_lengths=True)
+    made = distill(pruned, teacher, prompted, config, tmp_path / "out", teacher_texts=TEXTS)
+
+    wanted = vectors(teacher)
+    asked = made.encode([f"w50 {text}" for text in HELD_OUT], convert_to_tensor=True)
+    behind_prompt = teacher.encode([f"w50 {text}" for text in HELD_OUT], convert_to_tensor=True)
+    reached = cosine_similarity(asked, wanted).mean()
+    assert reached > cosine_similarity(asked, behind_prompt).mean()
+    assert reached > cosine_similarity(behind_prompt, wanted).mean()
+    data = json.loads((tmp_path / "out" / "effir.json").read_text())["made_by"][-1]["data"]
+    assert (data["sha256"], data["teacher_sha256"]) == (prompted.sha256, TEXTS.sha256)
+
+
+def test_texts_and_teacher_texts_of_other_numbers_are_refused(tmp_path: Path) -> None:
+    fewer = load_calibration(list(TEXTS.texts[:-1]), limit=None)
+    with pytest.raises(ValueError, match="59 teacher_texts for 60 texts"):
+        distill(
+            student(tmp_path),
+            tiny_encoder("bert", tmp_path),
+            TEXTS,
+            CONFIG,
+            tmp_path / "out",
+            teacher_texts=fewer,
+        )
+
+
 def test_an_unknown_target_is_refused() -> None:
     values: dict[str, Any] = {"target": "logits"}
     with pytest.raises(ValueError, match="target='logits'"):

@@ -47,3 +47,21 @@ def test_a_batch_that_can_never_be_filled_is_refused() -> None:
     keys = [("same", index, frozenset({index})) for index in range(6)]
     with pytest.raises(ValueError, match="batches of 2 cannot be filled from 6 examples"):
         training_order(6, batch_size=2, steps=1, seed=0, keys=keys)
+
+
+def test_like_lengths_share_a_batch_and_no_example_is_lost() -> None:
+    lengths = [(7 * index) % 640 for index in range(640)]
+    order = training_order(640, batch_size=10, steps=64, seed=1, lengths=lengths)
+    assert sorted(order) == list(range(640))
+    batches = [[lengths[x] for x in order[start : start + 10]] for start in range(0, 640, 10)]
+    assert all(max(batch) - min(batch) < 10 for batch in batches)
+    assert [min(batch) for batch in batches] != sorted(min(batch) for batch in batches)
+    assert order == training_order(640, batch_size=10, steps=64, seed=1, lengths=lengths)
+
+
+def test_like_lengths_still_keep_a_query_from_its_own_batch() -> None:
+    keys = [(index % 20, index, frozenset({index})) for index in range(40)]
+    lengths = [index % 20 for index in range(40)]  # the two of a query are next to each other
+    order = training_order(40, batch_size=4, steps=10, seed=0, keys=keys, lengths=lengths)
+    for start in range(0, 40, 4):
+        assert len({example % 20 for example in order[start : start + 4]}) == 4
