@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .encoder import Encoder
     from .evaluation.evaluate import evaluate
     from .loading import load
+    from .mini import mini_path
 
 _HOMES = {
     "CompressConfig": "compression.compress",
@@ -35,6 +36,7 @@ _HOMES = {
     "export": "compression.export",
     "finetune": "compression.finetune",
     "load": "loading",
+    "mini_path": "mini",
     "reconstruct": "compression.reconstruct",
     "slim": "compression.slim",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "export",
     "finetune",
     "load",
+    "mini_path",
     "reconstruct",
     "slim",
 ]

@@ -14,6 +14,7 @@ from .encoder import Encoder, transformer_model
 from .encoding.inference import TEXT_ONLY
 from .encoding.precision import loading_options, quantise
 from .encoding.shapes import Shapes
+from .mini import MINI, mini_path
 from .tokenization import prepare_tokenizer
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def load(
     mean pooling if it is not, and unit length.
 
     Args:
-        name: Folder, or name on the hub.
+        name: Folder, name on the hub, or effir-mini, which comes with the package.
         device: As in torch; None takes an accelerator where there is one.
         dtype: How weights are held: one of `DTYPES`; None and auto are the checkpoint's own.
         precision: How an encoder that is only to encode computes, instead of `dtype`: one of
@@ -69,8 +70,7 @@ def load(
         ImportError: A precision needs a package that is not installed.
     """
     options = _precision_options(dtype, precision, device)
-    name = str(name)
-    check_source(name)
+    name = find_source(name)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
     if _is_sentence_transformer(name, revision):
@@ -132,32 +132,39 @@ def find_architecture(
     """
     from transformers import AutoConfig
 
-    check_source(name)
-    folder = transformer_folder(Path(name)) if Path(name).is_dir() else name
+    source = find_source(name)
+    folder = transformer_folder(Path(source)) if Path(source).is_dir() else source
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     return find(AutoConfig.from_pretrained(folder, **shared))
 
 
-def check_source(model: str | Path) -> None:
-    """Refuse what cannot be a model folder or a hub name, before anything is loaded.
+def find_source(model: str | Path) -> str:
+    """Return the folder or hub name that a model is read from, before anything is loaded.
+
+    The one place where effir-mini becomes a folder: that of the package, unless there is a local
+    one of that name.
 
     Raises:
         FileNotFoundError: It is no model folder, or a weight file is missing.
         ValueError: A weight file is damaged.
     """
     name, path = str(model), Path(model)
+    if name == MINI and not path.exists():
+        path = mini_path()
+        name = str(path)
     if not path.is_dir():
         if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise FileNotFoundError(
                 f"{name} is no model folder; give the folder that holds config.json, or a hub name"
             )
-        return
+        return name
     if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
         raise FileNotFoundError(
             f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
             "Transformers model folder"
         )
     check_checkpoint(transformer_folder(path))
+    return name
 
 
 def transformer_folder(path: Path) -> Path:

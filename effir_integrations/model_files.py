@@ -34,10 +34,9 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
     """
     from transformers import AutoConfig
 
-    from .loading import check_source
+    from .loading import find_source
 
-    check_source(model)
-    folder = Path(model)
+    folder = Path(find_source(model))
     if not folder.is_dir():
         config = AutoConfig.from_pretrained(str(model), revision=revision)
         commit = getattr(config, "_commit_hash", None) or revision

@@ -17,14 +17,19 @@ from tqdm import tqdm
 
 from .adapters.lazy_encoder import LazyEncoder
 from .cli import console
-from .demo import DEFAULT_NAME, default_model
 from .encoding.precision import PRECISIONS
 from .evaluation.beir import RetrievalData, load_beir
 from .evaluation.compare import search_table
 from .evaluation.docstrings import build_docstring_corpus
-from .evaluation.evaluate import Evaluation, check_model, model_bytes
+from .evaluation.evaluate import (
+    Evaluation,
+    check_model,
+    model_bytes,
+    non_embedding_parameters,
+)
 from .evaluation.retrieval import Run, check_run_ids, score, write_run
 from .files import new_folder, read_json, write_json
+from .mini import MINI
 
 DEPTH = 100
 """Documents a query in a run; ask for one more, since a query's own document is left out."""
@@ -51,8 +56,7 @@ class Recipe:
             )
         self.options = options
         self.show_progress = not options.quiet
-        self.model = str(default_model()) if options.model is None else options.model
-        self.model_label = DEFAULT_NAME if options.model is None else options.model
+        self.model = MINI if options.model is None else options.model
         check_model(self.model, "auto", None)
         self.encoder = LazyEncoder(
             self.model,
@@ -62,7 +66,7 @@ class Recipe:
         )
         self.data = self._load_data()
         check_run_ids([*self.data.queries, *self.data.documents])
-        place = f"{Path(self.data.name).name}-{Path(self.model_label).name}"
+        place = f"{Path(self.data.name).name}-{Path(self.model).name}"
         self.out = options.out or Path("effir-recipes") / name / place
         self.out.mkdir(parents=True, exist_ok=True)
 
@@ -170,7 +174,7 @@ class Recipe:
         write_run(clean, self.out / "runs" / f"{tag}.trec", tag=tag)
         facts: dict[str, Any] = _NO_ENCODER if lexical else self._encoder_facts
         return Evaluation(
-            model="BM25" if lexical else self.model_label,
+            model="BM25" if lexical else self.model,
             data=self.data.name,
             split=self.data.split,
             metrics=score(self.data.qrels, clean),
@@ -193,11 +197,13 @@ class Recipe:
             "max_length": self.encoder.limit,
             "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
             "device": str(model.device),
+            "non_embedding_parameters": non_embedding_parameters(model),
         }
 
 
 _NO_ENCODER = {
     "parameters": None, "bytes": None, "max_length": None, "dtype": "none", "device": "cpu",
+    "non_embedding_parameters": None,
 }  # fmt: skip
 
 
@@ -221,7 +227,7 @@ def recipe_parser(description: str, *, several_models: bool = False) -> argparse
     add = parser.add_argument
     add(
         "--model",
-        help="model folder or hub name; default: MiniLM of the [demo] extra",
+        help=f"model folder or hub name; default: {MINI}, which comes with the package",
         nargs="+" if several_models else None,
     )
     add("--data", help="BEIR folder or hub name; default: docstrings of Python's library")

@@ -2,15 +2,14 @@
 
 Each document becomes one node, which keeps the document's id. The nodes go into a VectorStoreIndex
 on a flat FAISS index, which is written to disk, loaded again, and searched by a retriever. Without
-arguments: MiniLM on docstrings of Python's library.
+arguments: effir-mini on docstrings of Python's library.
 
     python recipes/beir_llama_index.py --model MODEL --data beir/scifact --question "..."
 
 A question is put to a query engine: it finds three nodes, builds the prompt from them, and a
 stand-in answers with that prompt. Put a language model of yours in its place.
 
-Needs: pip install "effir-integrations[llama-index,demo]"; with --model and --data, [eval] is enough
-in place of [demo].
+Needs: pip install "effir-integrations[llama-index,eval]"
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Evaluate a model on a BEIR corpus with MTEB, offline, with results in its format.
 
 MTEB encodes, searches and scores. Its result and its rankings are kept, so that a second run
-encodes nothing. Without arguments: MiniLM on docstrings of Python's library.
+encodes nothing. Without arguments: effir-mini on docstrings of Python's library.
 
     python recipes/beir_mteb.py --model MODEL --data beir/scifact
 
-Needs: pip install "effir-integrations[demo,mteb]"; with --model and --data, [eval,mteb] is enough.
+Needs: pip install "effir-integrations[eval,mteb]"
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def evaluate_with_mteb(recipe: Recipe) -> list[Evaluation]:
 def run_mteb(recipe: Recipe, task: BeirTask, folder: Path) -> None:
     """Evaluate, and keep MTEB's result and rankings in a folder."""
     mteb.evaluate(
-        EffirModel(recipe.encoder, recipe.model_label),
+        EffirModel(recipe.encoder, recipe.model),
         task,
         cache=ResultCache(folder),
         prediction_folder=folder,

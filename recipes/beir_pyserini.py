@@ -2,7 +2,7 @@
 
 Everything runs through Pyserini's own commands, in one process with one JVM; a Java is brought
 along. The commands are printed, and what they print goes to OUT/pyserini.log. Without arguments:
-MiniLM on docstrings of Python's library.
+effir-mini on docstrings of Python's library.
 
     python recipes/beir_pyserini.py --model MODEL --data beir/scifact
 

@@ -1,11 +1,11 @@
 """Index and evaluate a BEIR corpus with Sentence Transformers and FAISS.
 
 The vectors of the documents are written to a file that a killed run goes on with, put into a flat
-FAISS index, and searched exactly. Without arguments: MiniLM on docstrings of Python's library.
+FAISS index, and searched exactly. Without arguments: effir-mini on docstrings of Python's library.
 
     python recipes/beir_sentence_transformers.py --model MODEL --data beir/scifact
 
-Needs: pip install "effir-integrations[demo]"; with --model and --data, [eval] is enough.
+Needs: pip install "effir-integrations[eval]"
 """
 
 from __future__ import annotations

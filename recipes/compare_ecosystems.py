@@ -5,7 +5,7 @@ searches of a model must agree in nDCG@10 to 0.0005, and this ends with an error
 
     python recipes/compare_ecosystems.py --model MODEL SMALLER --data beir/scifact
 
-Needs: pip install "effir-integrations[demo,pyserini,llama-index,langchain,mteb]"
+Needs: pip install "effir-integrations[eval,pyserini,llama-index,langchain,mteb]"
 """
 
 from __future__ import annotations

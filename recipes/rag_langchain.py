@@ -1,15 +1,14 @@
 """Index and evaluate a BEIR corpus through LangChain, and ask it a question.
 
 The documents go into a LangChain vector store that searches exactly (FAISS); its vectors are kept
-for the next run. Without arguments: MiniLM on docstrings of Python's library.
+for the next run. Without arguments: effir-mini on docstrings of Python's library.
 
     python recipes/rag_langchain.py --model MODEL --data beir/scifact --question "..."
 
 A question is put to a retrieval-augmented chain: three passages are found, the prompt is built from
 them, and a stand-in answers with that prompt. Put a chat model of yours in its place.
 
-Needs: pip install "effir-integrations[langchain,demo]"; with --model and --data, [eval] is enough
-in place of [demo].
+Needs: pip install "effir-integrations[langchain,eval]"
 """
 
 from __future__ import annotations

@@ -183,9 +183,12 @@ def test_importing_the_package_loads_no_optional_package():
     assert loaded.isdisjoint(optional | {"pyserini", "llama_index"})
 
 
-def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(tmp_path: Path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A wheel, and the sources it was built from."""
     pytest.importorskip("setuptools", minversion="77")
-    source = tmp_path / "source"
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
     # A copy: the build leaves folders behind.
     for package in ["effir_integrations", "llama_index"]:
         ignored = shutil.ignore_patterns("__pycache__")
@@ -194,11 +197,17 @@ def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(tm
         shutil.copy(ROOT / name, source)
     code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=source, capture_output=True, check=True
+        [sys.executable, "-c", code, str(folder)], cwd=source, capture_output=True, check=True
     )
+    (built,) = folder.glob("*.whl")
+    return built, source
 
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+
+def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(
+    wheel: tuple[Path, Path],
+):
+    built, source = wheel
+    with zipfile.ZipFile(built) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     sources = {
         path.relative_to(source).as_posix()
@@ -206,7 +215,9 @@ def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(tm
         if path.is_file()
     }
     assert {name for name in sources if name.endswith((".py", ".jsonl", "py.typed"))} <= set(files)
-    assert any(name.startswith("effir_integrations/data/") for name in files)
+    data = {name for name in sources if name.startswith("effir_integrations/data/")}
+    assert data <= set(files)
+    assert any(name.startswith("effir_integrations/data/effir-mini/") for name in data)
     assert not [name for name in files if name.startswith(("tests/", "benchmarks/"))]
     # an __init__.py further up would hide LlamaIndex itself, whose packages share the namespace
     (shim,) = (name for name in files if name.startswith("llama_index/"))
@@ -216,3 +227,31 @@ def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(tm
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
     (commands,) = (text for name, text in files.items() if name.endswith("entry_points.txt"))
     assert b"effir = effir_integrations.cli:main" in commands
+
+
+def test_the_wheel_works_away_from_the_clone(wheel: tuple[Path, Path], tmp_path: Path):
+    installed = tmp_path / "installed"
+    with zipfile.ZipFile(wheel[0]) as archive:
+        archive.extractall(installed)
+    code = (
+        "import sys, effir_integrations as effir; from effir_integrations.cli import main; "
+        "print(effir.mini_path()); sys.argv = ['effir', 'demo', '--help']; main()"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+    )
+
+    place, *printed = result.stdout.splitlines()
+    assert Path(place) == (installed / "effir_integrations" / "data" / "effir-mini").resolve()
+    assert any("--model" in line for line in printed)
+
+
+def test_another_model_than_our_own_is_there_for_development_only():
+    holding = [name for name, lines in EXTRAS.items() if any("minilm" in line for line in lines)]
+    assert holding == ["dev"]
+    assert not any("minilm" in line for line in PROJECT["dependencies"])

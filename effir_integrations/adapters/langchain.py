@@ -28,7 +28,7 @@ class EffirEmbeddings(Embeddings):
         ```python
         from langchain_core.vectorstores import InMemoryVectorStore
 
-        store = InMemoryVectorStore(EffirEmbeddings("minilm-half"))
+        store = InMemoryVectorStore(EffirEmbeddings("effir-mini"))
         store.add_texts(["A moss is a small plant.", "Ships float."])
         store.similarity_search("Do plants swim?", k=1)
         ```

@@ -32,7 +32,7 @@ class EffirEmbedding(EmbeddingSettings):
         ```python
         from llama_index.core import Document, VectorStoreIndex
 
-        embedding = EffirEmbedding("minilm-half")
+        embedding = EffirEmbedding("effir-mini")
         index = VectorStoreIndex.from_documents(
             [Document(text="A moss is a small plant."), Document(text="Ships float.")],
             embed_model=embedding,

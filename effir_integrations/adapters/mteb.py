@@ -143,7 +143,7 @@ def mteb_model(
         ValueError: A setting is out of range, or the name is not of the form OWNER/NAME.
     """
     if name is not None and not HUB_NAME.fullmatch(name):
-        raise ValueError(f"name={name!r} must be of the form OWNER/NAME, such as me/minilm-half")
+        raise ValueError(f"name={name!r} must be of the form OWNER/NAME, such as me/smaller")
     encoder = LazyEncoder(
         model,
         device=device,

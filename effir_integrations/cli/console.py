@@ -171,8 +171,10 @@ def describe_folder(folder: Path) -> dict[str, Any]:
                 "attention": report.attention, "mlp": report.mlp}  # fmt: skip
     from ..compression.from_disk import identity_on_disk
     from ..compression.history import read_history
+    from ..loading import find_source
 
-    identity = identity_on_disk(folder)
+    place = Path(find_source(folder))
+    identity = identity_on_disk(place)
     return {
         "kind": "model",
         "model": str(folder),
@@ -182,8 +184,8 @@ def describe_folder(folder: Path) -> dict[str, Any]:
         "mlp_widths": identity.mlp_widths,
         "dropped_attention": identity.dropped_attention,
         "parameters": identity.parameters,
-        "bytes": folder_bytes(folder),
-        "history": read_history(folder),
+        "bytes": folder_bytes(place),
+        "history": read_history(place),
     }
 
 

@@ -100,21 +100,33 @@ def show_command(
 def demo_command(
     model: Annotated[
         str | None,
-        typer.Option(help="Model to compress. Default: MiniLM from the [demo] extra."),
+        typer.Option(help="Model to compress. Default: effir-mini, which comes with the package."),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="Folder for the text, the models and the table.")
+        Path, typer.Option(help="Folder for the text, the models, the table and the answers.")
     ] = Path("effir-demo"),
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Compress a real model on real text, without any download, and compare the results."""
+    """Compress a real decoder on real text, without any download, compare and question it.
+
+    The full model, one without some of its MLPs, and one that lost MLPs and neurons are compared;
+    the last one then answers questions about Python's library in Sentence Transformers, Pyserini
+    and LlamaIndex.
+    """
     with plain_errors(debug):
-        from ..demo import demo
+        from ..demo import ask_demo, demo
+        from ..demo_questions import answers_table
         from ..evaluation.compare import comparison_table
 
         console.quiet_libraries()
-        results = demo(model, out, show_progress=not (quiet or as_json))
-        content = [x.to_json() for x in results] if as_json else comparison_table(results)
-        console.show(content, as_json, quiet)
+        show_progress = not (quiet or as_json)
+        results = demo(model, out, show_progress=show_progress)
+        if not as_json:
+            console.show(comparison_table(results), as_json, quiet)
+        asked = ask_demo(out, show_progress=show_progress)
+        if as_json:
+            console.print_json({"models": [x.to_json() for x in results], **asked.to_json()})
+        else:
+            console.show(answers_table(asked), as_json, quiet)

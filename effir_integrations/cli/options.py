@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-Model = Annotated[str, typer.Argument(help="Model folder, or name on the hub.")]
+MODEL_HELP = "Model folder, name on the hub, or effir-mini, which comes with the package."
+Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Run = Annotated[Path, typer.Argument(help="Run folder: importance.json and plan.json live there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, no tables.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, nothing else.")]

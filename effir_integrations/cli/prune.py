@@ -11,6 +11,7 @@ from . import console
 from .app import app
 from .console import plain_errors
 from .options import (
+    MODEL_HELP,
     Debug,
     DropAttention,
     DropBlock,
@@ -200,7 +201,7 @@ def export_command(
 def compress_command(
     model: Annotated[
         str | None,
-        typer.Argument(help="Model folder, or name on the hub."),
+        typer.Argument(help=MODEL_HELP),
     ] = None,
     out: Annotated[
         Path | None,

@@ -18,7 +18,7 @@ from ..encoder import Encoder, transformer_model
 from ..encoding.inference import TEXT_ONLY
 from ..files import check_target, new_folder, write_json
 from ..identity import BaseIdentity
-from ..loading import load, transformer_folder
+from ..loading import find_source, load, transformer_folder
 from ..tokenization import prepare_tokenizer, save_tokenizer
 from .apply import apply
 from .history import history_of, write_history
@@ -170,7 +170,7 @@ def export_from_disk(
     """
     from .from_disk import check_plan_fits_disk, rewrite_checkpoint, rewritten_bytes
 
-    source, out = Path(source), Path(out)
+    source, out = Path(find_source(source)), Path(out)
     weights = transformer_folder(source)
     check_target(out, force=force)
     check_plan_fits_disk(weights, plan)

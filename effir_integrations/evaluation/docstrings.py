@@ -145,8 +145,26 @@ def _is_public(name: str) -> bool:
     return not name.startswith("_") or (name.startswith("__") and name.endswith("__"))
 
 
+def read_docstrings(library: Path | None = None) -> Iterator[tuple[str, str, str]]:
+    """Yield qualified name, signature (none for a module) and docstring of all that is public.
+
+    Args:
+        library: Folder of Python sources; by default the running interpreter's standard library.
+    """
+    library = Path(sysconfig.get_path("stdlib")) if library is None else Path(library)
+    for source in _sources(library):
+        yield from _docstrings_of_file(source, library)
+
+
 def _items_of_file(source: Path, library: Path) -> Iterator[KnownItem]:
     """Yield the known items of one source file, in source order."""
+    for name, signature, docstring in _docstrings_of_file(source, library):
+        item = _known_item(name, signature, docstring)
+        if item is not None:
+            yield item
+
+
+def _docstrings_of_file(source: Path, library: Path) -> Iterator[tuple[str, str, str]]:
     try:
         with warnings.catch_warnings():
             # An invalid escape in somebody else's source is no news to whoever runs this.
@@ -159,13 +177,9 @@ def _items_of_file(source: Path, library: Path) -> Iterator[KnownItem]:
     module = ".".join(part for part in parts if part != "__init__")
     if not module:
         return
-    item = _known_item(module, "", ast.get_docstring(tree))
-    if item is not None:
-        yield item
+    yield module, "", ast.get_docstring(tree) or ""
     for name, node in _definitions(tree, module):
-        item = _known_item(name, _signature(node), ast.get_docstring(node))
-        if item is not None:
-            yield item
+        yield name, _signature(node), ast.get_docstring(node) or ""
 
 
 def _definitions(parent: ast.AST, prefix: str) -> Iterator[tuple[str, _Definition]]:
@@ -196,9 +210,9 @@ def _signature(node: _Definition) -> str:
     return f"{node.name}({ast.unparse(node.args)}){returns}"
 
 
-def _known_item(name: str, signature: str, docstring: str | None) -> KnownItem | None:
+def _known_item(name: str, signature: str, docstring: str) -> KnownItem | None:
     """Split a docstring into query and document; None where it makes no good known item."""
-    paragraphs = _PARAGRAPH_BREAK.split((docstring or "").strip(), maxsplit=1)
+    paragraphs = _PARAGRAPH_BREAK.split(docstring.strip(), maxsplit=1)
     if len(paragraphs) < 2:
         return None
     query = _encodable(" ".join(paragraphs[0].split()))

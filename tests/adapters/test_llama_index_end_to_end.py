@@ -207,7 +207,7 @@ def test_the_code_in_the_documentation_runs(minilm, tmp_path, monkeypatch, capsy
     first, persistence, _ = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(first.replace("minilm-half", str(minilm)), names)
+    exec(first.replace("effir-mini", str(minilm)), names)
     assert len(capsys.readouterr().out.splitlines()) == 2
     exec(persistence, names)
     (result,) = names["index"].as_retriever(similarity_top_k=1).retrieve("What floats?")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,5 +14,7 @@ def recipe_module(name: str) -> ModuleType:
     """Import a recipe by its file name."""
     spec = importlib.util.spec_from_file_location(f"recipe_{name}", RECIPES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    # dataclasses look their annotations up there
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module

@@ -63,9 +63,10 @@ def test_a_recipe_that_fails_ends_it_with_one_line(recipe_data, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.real_data
-def test_scifact_has_the_published_figure_in_every_ecosystem(scifact, tmp_path):
+def test_scifact_has_the_published_figure_in_every_ecosystem(scifact, minilm, tmp_path):
     script = RECIPES / "compare_ecosystems.py"
-    line = ["--data", str(scifact), "--precision", "fp32", "--out", str(tmp_path), "--json"]
+    line = ["--model", str(minilm), "--data", str(scifact), "--precision", "fp32", "--json"]
+    line += ["--out", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, str(script), *line], stdout=subprocess.PIPE, text=True, check=True
     )

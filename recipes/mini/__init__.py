@@ -1,0 +1,1 @@
+"""How effir-mini is made: its texts, its tokenizer and first weights."""
