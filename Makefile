@@ -1,6 +1,6 @@
 # Everything runs in .venv, which is made anew only when pyproject.toml or constraints.txt change.
 #
-#   make demo    compress a real model on real text and print the comparison table
+#   make demo    compress a real decoder on real text, print the comparison table, ask the result
 #   make test    run the test suite
 #   make check   lint, format and type checks
 #   make clean   remove the environment, the demo and all caches

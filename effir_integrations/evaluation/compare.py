@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
 _SEARCH_FIGURES = (*METRICS, "documents/s", "queries/s", "ms/query")
 _FIGURES = (
     "parameters",
-    "% of first",
+    "non-embedding",
     "MB",
     "nDCG@10",
-    "% of first",
     "R@100",
     "documents/s",
     "queries/s",
@@ -148,7 +147,10 @@ def _with_speed(evaluation: Evaluation, speed: Speed) -> Evaluation:
 
 
 def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
-    """Lay evaluations on the same data side by side; shares are of the first model's figure.
+    """Lay evaluations on the same data side by side.
+
+    Below the figures of every model but the first stands what they are of those of the first: a
+    share of parameters, size and nDCG@10, and how many times as fast it is.
 
     Raises:
         ValueError: If there are no evaluations, or they are of different data or splits.
@@ -161,7 +163,9 @@ def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
         table.add_column(heading, justify="right")
     first = evaluations[0]
     for label, evaluation in zip(_labels([e.model for e in evaluations]), evaluations, strict=True):
-        table.add_row(escape(label), *_cells(evaluation, first))
+        table.add_row(escape(label), *_cells(evaluation))
+        if evaluation is not first:
+            table.add_row("", *_shares(evaluation, first))
     return table
 
 
@@ -214,16 +218,30 @@ def _batches(batch_size: int | None) -> str:
     return "batches by tokens" if batch_size is None else f"batches of {batch_size}"
 
 
-def _cells(evaluation: Evaluation, first: Evaluation) -> list[str]:
-    ndcg = evaluation.metrics["nDCG@10"]
+def _cells(evaluation: Evaluation) -> list[str]:
     return [
         _number(evaluation.parameters, ",d"),
-        _share(evaluation.parameters, first.parameters),
+        _number(evaluation.non_embedding_parameters, ",d"),
         _number(evaluation.bytes, ",.1f", divisor=1e6),
-        f"{ndcg:.4f}",
-        _share(ndcg, first.metrics["nDCG@10"]),
+        f"{evaluation.metrics['nDCG@10']:.4f}",
         f"{evaluation.metrics['R@100']:.4f}",
         *_speeds(evaluation),
+    ]
+
+
+def _shares(evaluation: Evaluation, first: Evaluation) -> list[str]:
+    def share(figure: Callable[[Evaluation], float | None]) -> str:
+        return _ratio(figure(evaluation), figure(first), "{:.1%}")
+
+    return [
+        share(lambda x: x.parameters),
+        share(lambda x: x.non_embedding_parameters),
+        share(lambda x: x.bytes),
+        share(lambda x: x.metrics["nDCG@10"]),
+        "",
+        _ratio(evaluation.documents_per_second, first.documents_per_second, "{:.2f}x"),
+        _ratio(evaluation.queries_per_second, first.queries_per_second, "{:.2f}x"),
+        "",
     ]
 
 
@@ -241,8 +259,8 @@ def _number(value: float | None, spelling: str, divisor: float = 1) -> str:
     return format(value if divisor == 1 else value / divisor, spelling)
 
 
-def _share(value: float | None, whole: float | None) -> str:
-    return f"{100 * value / whole:.1f}" if whole and value is not None else "-"
+def _ratio(value: float | None, whole: float | None, spelling: str) -> str:
+    return spelling.format(value / whole) if whole and value is not None else ""
 
 
 def _labels(names: Sequence[str]) -> list[str]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from effir_integrations.encoding.search_vectors import inner_product_is_similarity
 from effir_integrations.evaluation.beir import RetrievalData, load_beir
 from effir_integrations.evaluation.retrieval import check_run_ids, rank, score, write_run
@@ -63,6 +65,9 @@ class Evaluation:
     """Where the model ran, such as "cpu" or "cuda:0"."""
     search: str = "exact"
     """What searched the documents: "exact" inner products here, or what a recipe says."""
+    non_embedding_parameters: int | None = None
+    """Those of the layers: without the tables of tokens and positions, which are only looked up.
+    None without an encoder."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -234,7 +239,19 @@ def _measure(
         batch_size=None if isinstance(model, Encoder) else batch_size,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         device=str(model.device),
+        non_embedding_parameters=non_embedding_parameters(model),
     )
+
+
+def non_embedding_parameters(model: nn.Module) -> int:
+    """Return the number of parameters that lie in no embedding table."""
+    tables = {
+        parameter
+        for module in model.modules()
+        if isinstance(module, nn.Embedding)
+        for parameter in module.parameters()
+    }
+    return sum(parameter.numel() for parameter in model.parameters() if parameter not in tables)
 
 
 def model_name(model: SentenceTransformer | str | Path) -> str:
@@ -253,10 +270,13 @@ def model_bytes(model: SentenceTransformer, source: SentenceTransformer | str | 
     if not isinstance(source, str | Path):
         tensors = model.state_dict().values()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    if Path(source).is_dir():
-        return folder_bytes(Path(source))
     from huggingface_hub import snapshot_download
 
+    from effir_integrations.loading import find_source
+
+    folder = Path(find_source(source))
+    if folder.is_dir():
+        return folder_bytes(folder)
     # A short name such as "all-MiniLM-L6-v2" is completed while loading.
     name = getattr(_configuration(model), "name_or_path", "") or str(source)
     return folder_bytes(Path(snapshot_download(name, local_files_only=True)))

@@ -45,7 +45,7 @@ def drop_order_heatmap(report: ImportanceReport, path: Path) -> Path:
     """
     _check_png(path)
     side = min(max(2.4, 0.14 * len(report.block)), 6.0)  # inches, of one panel
-    figure = _figure(3 * side + 1.3, side + 1.5)
+    figure = new_figure(3 * side + 1.3, side + 1.5)
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for axes, (kind, title) in zip(panels, _PANELS.items(), strict=True):
         _draw(axes, drop_order_grid(report, kind), title)
@@ -53,7 +53,7 @@ def drop_order_heatmap(report: ImportanceReport, path: Path) -> Path:
     name = Path(report.base.name).name or report.base.family
     figure.suptitle(f"Drop order, {name}", color=_INK, fontsize=12)
     _add_legend(figure, absent=None in (*report.mlp, *report.attention))
-    return _write(figure, path)
+    return write_png(figure, path)
 
 
 def width_plot(plan: PruningPlan, path: Path) -> Path:
@@ -72,7 +72,7 @@ def width_plot(plan: PruningPlan, path: Path) -> Path:
     """
     _check_png(path)
     layers = np.arange(plan.base.layers)
-    figure = _figure(min(max(4.0, 0.25 * len(layers)), 12.0), 3.2)
+    figure = new_figure(min(max(4.0, 0.25 * len(layers)), 12.0), 3.2)
     axes = figure.subplots()
     axes.bar(layers, plan.base.mlp_widths, color=_COLOURS[_KEPT], label="base")
     axes.bar(layers, plan.mlp_widths, color=_COLOURS[_NEWLY], label="kept")
@@ -84,7 +84,7 @@ def width_plot(plan: PruningPlan, path: Path) -> Path:
     name = Path(plan.base.name).name or plan.base.family
     axes.set_title(f"MLP widths, {name}", color=_INK, fontsize=12)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    return _write(figure, path)
+    return write_png(figure, path)
 
 
 def drop_order_grid(report: ImportanceReport, kind: str) -> np.ndarray[Any, np.dtype[np.int8]]:
@@ -109,13 +109,19 @@ def _check_png(path: Path) -> None:
         raise ValueError(f"{path} does not end in .png, and a PNG is what is drawn; rename it")
 
 
-def _write(figure: Figure, path: Path) -> Path:
+def write_png(figure: Figure, path: Path, *, dpi: int = 160) -> Path:
+    """Write a figure under its name once it is whole, and return `path`."""
     with new_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=160, facecolor="white")
+        figure.savefig(partial, format="png", dpi=dpi, facecolor="white")
     return path
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches that has nothing to do with pyplot's state.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
