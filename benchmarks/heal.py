@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import transformers
+from minilm import MINILM_HELP, minilm
 
 from effir_integrations import analyze, export, load
 from effir_integrations.artifacts import PruningPlan
@@ -30,7 +31,6 @@ from effir_integrations.compression.drop import DropConfig, drop
 from effir_integrations.compression.finetune import FinetuneConfig, finetune
 from effir_integrations.compression.reconstruct import ReconstructConfig, reconstruct
 from effir_integrations.compression.slim import SlimConfig, slim
-from effir_integrations.demo import default_model
 from effir_integrations.encoder import transformer_model
 from effir_integrations.evaluation.beir import RetrievalData, load_beir
 from effir_integrations.evaluation.evaluate import evaluate
@@ -44,7 +44,7 @@ METHODS = ("plain", "reconstruct", "slim", "slim + reconstruct")
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder or hub name (default: MiniLM of the [demo] extra)")
+    parser.add_argument("--model", help=MINILM_HELP)
     parser.add_argument("--data", required=True, help="BEIR folder with train and test qrels")
     parser.add_argument("--max-length", type=int, default=256, help="tokens when evaluating")
     parser.add_argument("--keep", type=float, nargs="*", default=[0.5, 0.3, 0.15])
@@ -74,7 +74,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace, work: Path) -> None:
         self.options = options
         self.work = work
-        self.base = options.model or str(default_model())
+        self.base = options.model or minilm()
         self.data: RetrievalData = load_beir(options.data, "test")
         self.rows: list[dict[str, Any]] = []
         if options.json is not None and options.json.is_file():

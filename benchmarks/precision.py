@@ -13,9 +13,9 @@ import time
 import numpy as np
 import torch
 import transformers
+from minilm import MINILM_HELP, minilm
 
 from effir_integrations import Encoder, load
-from effir_integrations.demo import default_model
 from effir_integrations.encoding.precision import has_bf16
 from effir_integrations.evaluation.beir import load_beir
 from effir_integrations.evaluation.evaluate import evaluate
@@ -24,7 +24,7 @@ from effir_integrations.evaluation.evaluate import evaluate
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder or hub name (default: MiniLM of the [demo] extra)")
+    parser.add_argument("--model", help=MINILM_HELP)
     parser.add_argument("--data", required=True, help="BEIR folder")
     parser.add_argument("--max-length", type=int, default=256)
     parser.add_argument("--documents", type=int, default=128, help="for cosine and speed")
@@ -52,7 +52,7 @@ def main() -> None:
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
     data = load_beir(options.data)
     texts = list(data.documents.values())[: options.documents]
-    model = options.model or str(default_model())
+    model = options.model or minilm()
     names = ["fp32", *options.precisions]
     encoders = {
         name: load(model, precision=name, max_length=options.max_length, device="cpu")

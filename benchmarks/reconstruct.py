@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 import transformers
+from minilm import MINILM_HELP, minilm
 
 from effir_integrations.compression.compress import CompressConfig, compress
-from effir_integrations.demo import default_model
 from effir_integrations.evaluation.beir import RetrievalData, load_beir
 from effir_integrations.evaluation.evaluate import Evaluation, evaluate
 
@@ -27,7 +27,7 @@ from effir_integrations.evaluation.evaluate import Evaluation, evaluate
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="folder or hub name (default: MiniLM of the [demo] extra)")
+    parser.add_argument("--model", help=MINILM_HELP)
     parser.add_argument("--data", required=True, help="BEIR folder or datasets name")
     parser.add_argument("--split", default="test")
     parser.add_argument("--max-length", type=int, default=256)
@@ -96,7 +96,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
-    base = options.model or str(default_model())
+    base = options.model or minilm()
     data = load_beir(options.data, options.split)
     print(
         f"{data.name}, {len(data.documents)} documents, {len(data.queries)} {data.split} queries, "
