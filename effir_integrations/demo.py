@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 
 DROP_ONLY, COARSE_TO_FINE = "drop-only", "coarse-to-fine"
 MLPS = 8
-"""MLPs of effir-mini, of which the two counts below are; other models lose the same shares."""
-DROP_ONLY_MLPS = 5
-"""MLPs that go where nothing but MLPs goes."""
-COARSE_MLPS = 4
-"""MLPs that go before neurons do."""
-KEEP_NEURONS = 0.75
-"""Share of the neurons of the MLPs left that stays then; as many parameters as `drop-only`."""
+"""MLPs of effir-mini, of which the next is a part; other models lose the same share."""
+DROPPED_MLPS = 5
+"""MLPs that go: depth."""
+KEEP_NEURONS = 0.5
+"""Share of the neurons of the other MLPs that stays in `coarse-to-fine`: then width."""
 CALIBRATION_DOCUMENTS = 256
 """Documents that importance, neurons and refits are measured on, beside the shipped texts."""
 HEAL_STEPS: int | None = None
@@ -73,8 +71,8 @@ def demo(
         show_progress: Draw bars over long steps.
 
     Returns:
-        Figures of the full model, without MLPs (`drop-only`), and without MLPs and without neurons
-        of the others (`coarse-to-fine`).
+        Figures of the full model, without some MLPs (`drop-only`), and without neurons of the
+        others as well (`coarse-to-fine`).
 
     Raises:
         ImportError: The `[eval]` extra is not installed, or `[train]` where steps are asked for.
@@ -153,12 +151,10 @@ def _settings(full: Encoder) -> dict[str, CompressConfig]:
     if mlps < 2:
         raise ValueError(f"the model has {mlps} MLPs, too few to drop one; choose another model")
 
-    def share(count: int) -> int:
-        return min(mlps - 1, max(1, round(count * mlps / MLPS)))
-
+    dropped = min(mlps - 1, max(1, round(DROPPED_MLPS * mlps / MLPS)))
     return {
-        DROP_ONLY: CompressConfig(drop_mlp=share(DROP_ONLY_MLPS)),
-        COARSE_TO_FINE: CompressConfig(drop_mlp=share(COARSE_MLPS), keep_neurons=KEEP_NEURONS),
+        DROP_ONLY: CompressConfig(drop_mlp=dropped),
+        COARSE_TO_FINE: CompressConfig(drop_mlp=dropped, keep_neurons=KEEP_NEURONS),
     }
 
 

@@ -17,11 +17,10 @@ from effir_integrations.calibration import load_calibration
 from effir_integrations.compression.compress import CompressConfig, compress
 from effir_integrations.compression.history import read_history
 from effir_integrations.demo import (
-    COARSE_MLPS,
     COARSE_TO_FINE,
     DROP_ONLY,
-    DROP_ONLY_MLPS,
-    MLPS,
+    DROPPED_MLPS,
+    KEEP_NEURONS,
     _settings,
     ask_demo,
     calibration_texts,
@@ -75,8 +74,8 @@ def test_a_folder_of_something_else_is_refused(tmp_path):
 
 def test_our_own_model_loses_what_is_said_and_others_the_same_share(tmp_path):
     mini = _settings(load(MINI))
-    assert mini[DROP_ONLY].drop_mlp == DROP_ONLY_MLPS < MLPS
-    assert mini[COARSE_TO_FINE].drop_mlp == COARSE_MLPS
+    assert [x.drop_mlp for x in mini.values()] == [DROPPED_MLPS, DROPPED_MLPS]
+    assert [x.keep_neurons for x in mini.values()] == [None, KEEP_NEURONS]
     two = load(save_bare("bert", tmp_path / "two", num_hidden_layers=2))
     assert [x.drop_mlp for x in _settings(two).values()] == [1, 1]
     one = load(save_bare("bert", tmp_path / "one", num_hidden_layers=1))
