@@ -181,7 +181,8 @@ def _head(lab: Lab, command: str) -> str:
         "corpora. No test query or judgement is read by anything but the evaluation.",
         f"* Gates (`slim`): {options.slim_steps} steps on the same pairs, weights frozen.",
         f"* Measured {dates[0] if len(dates) == 1 else f'{dates[0]} to {dates[-1]}'}, {threads} "
-        f"threads, {_minutes(rows)} minutes in all. {' / '.join(machines)}.",
+        f"thread{'s' * (threads != '1')}, {_minutes(rows)} minutes in all. "
+        f"{' / '.join(machines)}.",
     ]
     return "\n\n".join(
         [
