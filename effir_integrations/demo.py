@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .calibration import Calibration, load_calibration
+from .calibration import load_calibration
 from .compression.compress import CompressConfig, compress
-from .compression.history import read_history
 from .encoder import role_prompt, transformer_model
-from .extras import import_extra
 from .files import check_target, write_json
 from .identity import BaseIdentity
 from .loading import load
@@ -32,29 +29,18 @@ KEEP_NEURONS = 0.5
 """Share of the neurons of the other MLPs that stays in `coarse-to-fine`: then width."""
 CALIBRATION_DOCUMENTS = 256
 """Documents that importance, neurons and refits are measured on, beside the shipped texts."""
-HEAL_STEPS: int | None = None
-"""Steps of `distill` after pruning; None for none. They need the [train] extra."""
-HEAL_BATCH = 32
-"""Texts a step."""
-HEAL_LENGTH = 128
-"""Tokens of a text while healing."""
-HEAL_RATE = 3e-4
-"""Learning rate of all weights."""
 DTYPE = "fp32"
 """Of the comparison: any machine is quick in it, and ranks the same."""
 SPEED_ROUNDS = 5
 """Times that each model is timed, in turns."""
 
 _TEXTS, _TABLE, _QUESTIONS = "docstrings", "table.json", "questions.json"
-_PRUNED = f"{COARSE_TO_FINE}-before-healing"
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s*\n")
 
 
 def demo(
     model: str | None = None,
     out: Path = Path("effir-demo"),
     *,
-    heal_steps: int | None = HEAL_STEPS,
     show_progress: bool = False,
 ) -> list[Evaluation]:
     """Build a retrieval set from docstrings, compress a model in two ways, and compare them.
@@ -66,8 +52,6 @@ def demo(
         model: Folder or hub name; None takes effir-mini, which comes with the package.
         out: Folder for the text, the compressed models and `table.json`; replaced if it is a
             demo's.
-        heal_steps: Steps by which the pruned model is trained to give the full one's vectors; None
-            for none.
         show_progress: Draw bars over long steps.
 
     Returns:
@@ -75,7 +59,7 @@ def demo(
         others as well (`coarse-to-fine`).
 
     Raises:
-        ImportError: The `[eval]` extra is not installed, or `[train]` where steps are asked for.
+        ImportError: The `[eval]` extra is not installed.
         FileExistsError: `out` holds something else than a demo.
         FileNotFoundError: There is no such model.
         ValueError: The model's family is not supported, or it has fewer than two MLPs.
@@ -88,8 +72,6 @@ def demo(
     data = out / _TEXTS
     # a demo that was interrupted has its text already, which is how it is told from other folders
     check_target(out, force=data.is_dir())
-    if heal_steps is not None:
-        import_extra("accelerate", "train")
     full = load(base)
     settings = _settings(full)
     if not data.is_dir():
@@ -98,18 +80,14 @@ def demo(
     documents = list(texts.documents.values())
     calibration = calibration_texts(full, documents)
     for name, config in settings.items():
-        healed = heal_steps is not None and name == COARSE_TO_FINE
         compress(
             base,
-            out / (_PRUNED if healed else name),
+            out / name,
             replace(config, calibration_texts=len(calibration)),
             texts=calibration,
             force=True,
             show_progress=show_progress,
         )
-    if heal_steps is not None:
-        pruned, healthy = out / _PRUNED, out / COARSE_TO_FINE
-        heal(full, documents, pruned, healthy, heal_steps, show_progress=show_progress)
     folders = [out / name for name in settings]
     results = compare(
         [base, *folders],
@@ -163,53 +141,3 @@ def calibration_texts(encoder: Encoder, documents: Iterable[str]) -> list[str]:
     drawn = load_calibration(list(documents), limit=CALIBRATION_DOCUMENTS).texts
     prompt = role_prompt(encoder, "document")
     return [*load_calibration().texts, *(prompt + text for text in drawn)]
-
-
-def healing_texts(encoder: Encoder, documents: Iterable[str]) -> list[str]:
-    """Return all texts as documents, and a sentence of each as if it were a query."""
-    texts = [*load_calibration().texts, *documents]
-    as_document, as_query = role_prompt(encoder, "document"), role_prompt(encoder, "query")
-    return [
-        *(as_document + text for text in texts),
-        *(as_query + sentence for text in texts if (sentence := first_sentence(text))),
-    ]
-
-
-def first_sentence(text: str) -> str:
-    """Return the first sentence after a document's name and signature, which are its first line."""
-    body = text.partition("\n")[2].strip() or text.strip()
-    return " ".join(_SENTENCE_END.split(body, maxsplit=1)[0].split())
-
-
-def heal(
-    full: Encoder,
-    documents: Iterable[str],
-    pruned: Path,
-    out: Path,
-    steps: int,
-    *,
-    show_progress: bool,
-) -> None:
-    """Train the pruned model of a folder to give the full one's vectors, and write it to `out`."""
-    from .compression.distill import DistillConfig, distill
-
-    config = DistillConfig(
-        trains="all",
-        steps=steps,
-        batch_size=HEAL_BATCH,
-        max_length=HEAL_LENGTH,
-        learning_rate=HEAL_RATE,
-    )
-    texts = Calibration(
-        texts=tuple(healing_texts(full, documents)), source="docstrings and shipped texts"
-    )
-    distill(
-        load(pruned),
-        full,
-        texts,
-        config,
-        out,
-        history=read_history(pruned),
-        force=True,
-        show_progress=show_progress,
-    )

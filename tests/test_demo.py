@@ -14,7 +14,6 @@ from tiny import save_bare
 
 from effir_integrations import load
 from effir_integrations.calibration import load_calibration
-from effir_integrations.compression.compress import CompressConfig, compress
 from effir_integrations.compression.history import read_history
 from effir_integrations.demo import (
     COARSE_TO_FINE,
@@ -25,9 +24,6 @@ from effir_integrations.demo import (
     ask_demo,
     calibration_texts,
     demo,
-    first_sentence,
-    heal,
-    healing_texts,
 )
 from effir_integrations.demo_questions import ANSWERS, Answer, Answered, Asked, answers_table, ask
 from effir_integrations.mini import MINI, mini_path
@@ -61,7 +57,7 @@ def test_the_demo_compresses_and_compares_without_any_download(tmp_path):
     table = json.loads((tmp_path / "demo" / "table.json").read_text())
     assert [row["non_embedding_parameters"] for row in table] == [full, *pruned]
     widths = read_history(tmp_path / "demo" / COARSE_TO_FINE)["mlp_widths"]
-    assert widths.count(0) == 1 and set(widths) - {0, 128}
+    assert sorted(widths) == [0, 0, 64, 64]
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):
@@ -88,35 +84,6 @@ def test_texts_carry_the_prompts_they_are_encoded_with(tmp_path):
     shipped = load_calibration().texts
     calibration = calibration_texts(encoder, DOCUMENTS.values())
     assert calibration == [*shipped, *(f"w51 {text}" for text in DOCUMENTS.values())]
-    healing = healing_texts(encoder, DOCUMENTS.values())
-    assert healing[0] == f"w51 {shipped[0]}"
-    assert "w50 If ignore_errors is set, errors are ignored." in healing
-    assert all(text.startswith(("w50 ", "w51 ")) for text in healing)
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        ("name signature(x)\nIt does\nthis. And that.", "It does this."),
-        ("name signature(x)\nIt does e.g.this\n\nMore", "It does e.g.this"),
-        ("One line only", "One line only"),
-        ("", ""),
-    ],
-)
-def test_the_first_sentence_is_that_after_the_signature(text, sentence):
-    assert first_sentence(text) == sentence
-
-
-def test_healing_trains_the_pruned_model_and_goes_on_with_its_history(tmp_path):
-    pytest.importorskip("accelerate")
-    base = save_bare("qwen3", tmp_path / "base", intermediate_size=128)
-    pruned, out = tmp_path / "pruned", tmp_path / "out"
-    compress(base, pruned, CompressConfig(drop_mlp=1), texts=["w1 w2", "w3"])
-    heal(load(base), ["w1 w2", "w3 w4"], pruned, out, 2, show_progress=False)
-    history = read_history(out)
-    assert [stage["stage"] for stage in history["made_by"]] == ["drop", "distill"]
-    assert history["made_by"][1]["config"]["steps"] == 2
-    assert history["mlp_widths"].count(0) == 1
 
 
 @pytest.fixture(scope="module")
