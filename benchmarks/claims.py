@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
     add("--no-quantised", action="store_true", help="leave quantised models out")
     add("--dtype", default="auto", choices=("auto", "bf16", "fp32"), help="of the evaluation")
     add("--device", help="default: an accelerator where there is one")
-    add("--threads", type=int, help="default: torch's own")
+    add("--threads", type=int, help="default: torch's own; timings hold for it alone")
     add("--debug", action="store_true", help="show the traceback of an error")
     return made
 
@@ -104,7 +104,7 @@ def _command(options: argparse.Namespace) -> str:
     made, words = parser(), ["python", "benchmarks/claims.py"]
     for action in made._actions:
         value = getattr(options, action.dest, None)
-        left_out = ("claims", "render_only", "debug", "threads", "out", "help")
+        left_out = ("claims", "render_only", "debug", "out", "help")
         if action.dest in left_out or value in (None, False, action.default):
             continue
         words.append(action.option_strings[0])

@@ -41,7 +41,7 @@ _CAMEL_CASE_OR_SPACES = r"(?<=[a-z0-9])(?=[A-Z])|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> Any:
-    """Train a byte-level BPE tokenizer that ends each text with EOS, also when it is cut.
+    """Train a byte-level BPE tokenizer; `load` has it end each text with EOS, also when it is cut.
 
     Case is folded and `snake_case` and `camelCase` fall into words, so that a name in code and the
     same words in a sentence are the same tokens.

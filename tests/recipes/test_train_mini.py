@@ -57,7 +57,7 @@ def test_a_second_run_trains_nothing_and_gives_the_same_weights(smoke: Path) -> 
 def test_training_starts_as_the_mean_of_the_teachers_token_vectors(smoke: Path) -> None:
     start = load(smoke / "start", dtype="fp32")
     words = ["network", "layers", "learn"]
-    embeddings = transformer_model(start).get_input_embeddings().weight
+    embeddings = transformer_model(start).get_input_embeddings().weight.detach()
     ids = start.tokenizer(" ".join(words))["input_ids"][:-1]
     wanted = torch.nn.functional.normalize(embeddings[ids].mean(0), dim=0)
     given = start.encode([" ".join(words)], convert_to_tensor=True)[0]
@@ -68,8 +68,8 @@ def test_names_in_code_and_words_in_sentences_are_the_same_tokens() -> None:
     tokenizer = model.train_tokenizer(SENTENCES, vocabulary=400)
     plain = tokenizer("create server camel case")["input_ids"]
     assert tokenizer("createServer\n  CamelCase")["input_ids"] == plain
-    snake = tokenizer("create_server")["input_ids"]
-    assert [snake[0], snake[-2]] == plain[:2]
+    first, _, last = tokenizer("create_server")["input_ids"]
+    assert [first, last] == plain[:2]
 
 
 def test_a_wheel_under_a_copyleft_or_unknown_licence_is_refused(tmp_path: Path) -> None:
@@ -95,7 +95,8 @@ def test_names_are_learned_from_what_is_no_query_and_no_answer_is_in_its_own_que
 ) -> None:
     found = list(texts.library_pairs(_tested(tmp_path)))
     names = {pair.document.partition(" ")[0]: pair.query for pair in found}
-    assert names["shutil.copymode"].startswith("Copy mode bits from src to dst.")
+    # of two paragraphs, so it is in the corpus that is measured on
+    assert "shutil.copymode" not in names
     assert names["zipfile.ZipInfo.is_dir"] == "Return True if this archive member is a directory."
     copied = _tested(tmp_path, query=found[0].query)
     assert found[0] not in list(texts.library_pairs(copied))
