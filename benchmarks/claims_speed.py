@@ -62,9 +62,9 @@ def claim_6(lab: Lab, images: Path) -> Section:
         questions=speed(gains, counts, (fine, depth), before_after),
         notes=[
             f"Models took turns over the same {len(_texts(lab, 'document'))} documents and "
-            f"{len(_texts(lab, 'query'))} queries of {name}, {lab.options.rounds} rounds; medians, "
-            "and in brackets the lowest and highest of a round. All are fine-tuned; nDCG@10 is on "
-            f"{name}.",
+            f"{len(_texts(lab, 'query'))} queries of {name}, {lab.options.rounds} rounds, "
+            f"threads: {lab.options.threads}; medians, and in brackets the lowest and highest of "
+            f"a round. All are fine-tuned; nDCG@10 is on {name}.",
             *notes,
         ],
     )
