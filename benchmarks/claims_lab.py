@@ -43,6 +43,7 @@ class Lab:
             raise ValueError(f"{self.model} is not causal; the claims are about decoders, give one")
         self.sets = load_sets(options)
         self.scifact, self.docstrings = self.sets
+        self.data_hashes = {each.name: content_hash(asdict(each)) for each in self.sets}
         self.identity = identify_files(self.model).identity
         self.base = identity_on_disk(self.model)
         self.layers = self.base.layers
@@ -87,6 +88,11 @@ class Lab:
         """What fine-tuning and gates learn from: no test query, no test judgement."""
         return training_rows(self.options, self.scifact, self.docstrings)
 
+    @cached_property
+    def examples_hash(self) -> str:
+        """What tells these examples from others."""
+        return content_hash(self.examples)
+
     def training(self, encoder: Encoder) -> TrainingData:
         """Return the examples in the form in which an encoder is queried."""
         return load_training(
@@ -105,7 +111,7 @@ class Lab:
             found |= {"width": variant.width, "keep": round(variant.keep, 6)}
             found["multiple_of"] = self.options.multiple_of
         if variant.width == "slim" or variant.tuned:
-            found["examples"] = content_hash(self.examples)
+            found["examples"] = self.examples_hash
         if variant.width == "slim":
             found["slim"] = asdict(self.slim_config(variant.keep))
         if variant.tuned:
@@ -198,7 +204,7 @@ class Lab:
         length = length or self.options.max_length
         settings = {
             **self.settings(variant),
-            "data": content_hash(asdict(chosen)),
+            "data": self.data_hashes[data],
             "max_length": length,
             "pooling": pooling,
             "precision": precision or self.dtype,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,7 @@ Points = Mapping[str, Sequence[tuple[float, float]]]
 """Name of a line -> its points, (x, y)."""
 
 
-def lines(
-    panels: Mapping[str, Points], path: Path, *, across: str, up: str, level: float | None = None
-) -> Path:
+def lines(panels: Mapping[str, Points], path: Path, *, across: str, up: str) -> Path:
     """Draw lines through marked points, one panel beside the other, on one scale upwards.
 
     Args:
@@ -26,22 +24,15 @@ def lines(
         path: A PNG.
         across: Label below.
         up: Label at the side.
-        level: Where a dotted line is drawn.
     """
-    figure = new_figure(3.5 * len(panels) + 0.8, 3.4)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for each, (title, series) in zip(axes, panels.items(), strict=True):
+
+    def draw(axes: Any, series: Points) -> None:
         for place, (name, points) in enumerate(series.items()):
-            colour = COLOURS[place % len(COLOURS)]
             across_values, up_values = zip(*points, strict=True)
-            each.plot(across_values, up_values, "o-", label=name, color=colour, markersize=4)
-        if level is not None:
-            each.axhline(level, color=COLOURS[-1], linewidth=0.8, linestyle=":")
-        _finish(each, title, across)
-    axes[0].set_ylabel(up)
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return write_png(figure, path, dpi=DPI)
+            colour = COLOURS[place % len(COLOURS)]
+            axes.plot(across_values, up_values, "o-", label=name, color=colour, markersize=4)
+
+    return _side_by_side(panels, draw, path, across=across, up=up)
 
 
 def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path, *, up: str) -> Path:
@@ -52,17 +43,28 @@ def bars(panels: Mapping[str, Mapping[str, Mapping[str, float]]], path: Path, *,
         path: A PNG.
         up: Label at the side.
     """
-    figure = new_figure(3.5 * len(panels) + 0.8, 3.4)
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for each, (title, groups) in zip(axes, panels.items(), strict=True):
+
+    def draw(axes: Any, groups: Mapping[str, Mapping[str, float]]) -> None:
         names = list(next(iter(groups.values())))
         width = 0.8 / len(names)
         for place, name in enumerate(names):
             at = [group + (place - (len(names) - 1) / 2) * width for group in range(len(groups))]
             heights = [values[name] for values in groups.values()]
-            each.bar(at, heights, width, label=name, color=COLOURS[place % len(COLOURS)])
-        each.set_xticks(range(len(groups)), list(groups), fontsize=8)
-        _finish(each, title, "")
+            axes.bar(at, heights, width, label=name, color=COLOURS[place % len(COLOURS)])
+        axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
+
+    return _side_by_side(panels, draw, path, across="", up=up)
+
+
+def _side_by_side(
+    panels: Mapping[str, Any], draw: Callable[[Any, Any], None], path: Path, *, across: str, up: str
+) -> Path:
+    """Draw panels of one scale upwards, with one legend below all of them."""
+    figure = new_figure(3.5 * len(panels) + 0.8, 3.4)
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for each, (title, panel) in zip(axes, panels.items(), strict=True):
+        draw(each, panel)
+        _finish(each, title, across)
     axes[0].set_ylabel(up)
     handles, names = axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
