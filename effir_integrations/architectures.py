@@ -56,7 +56,7 @@ class Architecture:
     parallel_flag: str = ""
     """The config attribute that switches the parallel residual on."""
     causal: bool = True
-    """Whether tokens attend to the left only, so that the last token holds the text."""
+    """Whether tokens attend to the left only, unless the config says otherwise."""
 
     @property
     def model_type(self) -> str:
@@ -247,3 +247,13 @@ def find(config: PretrainedConfig) -> Architecture:
             "of single texts has not; load the plain encoder instead"
         )
     return ARCHITECTURES[family]
+
+
+def is_causal(config: PretrainedConfig) -> bool:
+    """Say by the config alone whether tokens attend to the left only.
+
+    For a checkpoint whose weights are not loaded; a loaded model is asked by
+    `encoding.probe.sees_left_only`.
+    """
+    two_way = getattr(config, "use_bidirectional_attention", False)
+    return find(config).causal and not two_way and getattr(config, "is_causal", True) is not False

@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 
 from . import modeling  # noqa: F401 - registers the pruned model types
 from .cards import finished_card
-from .encoding.inference import WINDOW, Inference, finisher, takes
-from .encoding.prefix import reusable_tokens
+from .encoding.inference import WINDOW, Inference, asks_for_vectors, finisher, is_plain
+from .encoding.probe import Shortcuts, model_state, try_shortcuts
 from .encoding.progress import Progress
 from .encoding.turns import Turns
 
@@ -54,6 +54,7 @@ class Encoder(SentenceTransformer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._turns = Turns()
+        self._shortcuts: tuple[Any, Shortcuts] | None = None
         if self.device.type != "cpu":
             self.batch_tokens, self.batch_padding = 32768, 4096
         elif isinstance(self.transformers_model, nn.Module):
@@ -61,11 +62,17 @@ class Encoder(SentenceTransformer):
             # measured: 8 to 16 is best for a decoder of 600M parameters, 32 to 64 for MiniLM of 23M
             self.batch_padding = min(64, max(8, 1_000_000_000 // max(1, size)))
 
-    @property
-    def reusable_tokens(self) -> int:
-        """Up to which length of texts the tokens that all begin with can be run once."""
-        # looked up anew: surgery on the loaded model may change it
-        return reusable_tokens(transformer_model(self))
+    def find_shortcuts(self) -> Shortcuts:
+        """Return what the fast path may leave out, tried on a few tokens.
+
+        Kept until the model changes: by surgery after it was loaded, or in its config.
+        """
+        if not is_plain(self):
+            return Shortcuts()
+        state = model_state(self)
+        if self._shortcuts is None or self._shortcuts[0] != state:
+            self._shortcuts = (state, try_shortcuts(self))
+        return self._shortcuts[1]
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Embed texts as `SentenceTransformer.encode` does, which lists the arguments.
@@ -121,7 +128,9 @@ class Encoder(SentenceTransformer):
         self._check_request(inputs, truncate_dim)
         with self._turns, torch.inference_mode():
             batch_size = kwargs.pop("batch_size")
-            if not inputs or not takes(self, output_value, kwargs):
+            plain = inputs and asks_for_vectors(self, output_value, kwargs)
+            shortcuts = self.find_shortcuts() if plain else Shortcuts()
+            if not shortcuts.batches:
                 return super()._inference(
                     inputs,
                     prompt=prompt,
@@ -144,6 +153,7 @@ class Encoder(SentenceTransformer):
                 inference = Inference(
                     self,
                     self._inference_device(device),
+                    shortcuts,
                     finish=finish,
                     advance=progress.advance,
                 )

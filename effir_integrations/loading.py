@@ -12,6 +12,7 @@ from .architectures import find
 from .checkpoint import check_checkpoint
 from .encoder import Encoder, transformer_model
 from .encoding.inference import TEXT_ONLY
+from .encoding.probe import sees_left_only
 from .encoding.precision import loading_options, quantise
 from .encoding.shapes import Shapes
 from .mini import MINI, mini_path
@@ -90,9 +91,11 @@ def load(
         encoder.max_seq_length = max_length
     if precision is not None:
         quantise(transformer_model(encoder), precision)
+    encoder.eval()
+    encoder.find_shortcuts()
     if compile:
         _compile(encoder)
-    return encoder.eval()
+    return encoder
 
 
 def _precision_options(
@@ -194,9 +197,7 @@ def _bare_modules(
 ) -> list[torch.nn.Module]:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(name, **shared)
-    architecture = find(config)
-    pooling = pooling or ("lasttoken" if architecture.causal else "mean")
+    find(AutoConfig.from_pretrained(name, **shared))
     transformer = Transformer(
         name,
         model_kwargs=model_kwargs,
@@ -205,6 +206,7 @@ def _bare_modules(
         modality_config=TEXT_ONLY,
         module_output_name="token_embeddings",
     )
+    pooling = pooling or ("lasttoken" if sees_left_only(transformer.model) else "mean")
     prepare_tokenizer(transformer.tokenizer, append_eos=pooling == "lasttoken")
     dimension = transformer.get_embedding_dimension()
     return [transformer, Pooling(dimension, pooling_mode=pooling), Normalize()]

@@ -12,7 +12,7 @@ import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 from sentence_transformers.util import batch_to_device
 
-from ..architectures import find
+from ..architectures import is_causal
 from ..artifacts import PruningPlan
 from ..encoder import Encoder, transformer_model
 from ..encoding.inference import TEXT_ONLY
@@ -212,7 +212,7 @@ def _write_sidecars(source: Path, out: Path) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
     config = AutoConfig.from_pretrained(source)
-    pooling = "lasttoken" if find(config).causal else "mean"
+    pooling = "lasttoken" if is_causal(config) else "mean"
     tokenizer = AutoTokenizer.from_pretrained(source)
     prepare_tokenizer(tokenizer, append_eos=pooling == "lasttoken")
     positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +24,7 @@ from .last_block import PooledToken, pooled_token_only
 
 if TYPE_CHECKING:
     from ..encoder import Encoder
+    from .probe import Shortcuts
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,10 @@ WINDOW = 4096
 """Texts that are tokenised and sorted together."""
 
 
+def _as_it_is(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors
+
+
 class Inference:
     """Embeds texts with one encoder on one device; made for each call, and cheap to make."""
 
@@ -40,15 +45,17 @@ class Inference:
         self,
         encoder: Encoder,
         device: torch.device,
+        shortcuts: Shortcuts,
         *,
-        finish: Callable[[torch.Tensor], torch.Tensor],
-        advance: Callable[[int, int], None],
+        finish: Callable[[torch.Tensor], torch.Tensor] = _as_it_is,
+        advance: Callable[[int, int], None] | None = None,
     ) -> None:
         """Look up what the encoder's modules allow.
 
         Args:
             encoder: Its first module is a Transformer that takes text.
             device: Where it lies.
+            shortcuts: What may be left out.
             finish: Applied to each batch of vectors, (batch, dimension).
             advance: Told the texts and the real tokens of each batch that is done.
         """
@@ -57,20 +64,19 @@ class Inference:
         self.model = model
         self.tokenizer: Any = encoder.tokenizer
         self.device = device
+        self.shortcuts = shortcuts
         self.finish = finish
-        self.advance = advance
-        self.pooling = _single_token_pooling(encoder)
-        causal = prefix.is_causal(model.config)
-        self.by_index = causal and self.pooling == "lasttoken"
+        self.advance = advance or (lambda texts, tokens: None)
+        self.pooling = single_token_pooling(encoder)
         self.shapes = encoder.shapes
+        self.steady_length = prefix.steady_length(model.config)
 
     def embed(self, texts: Sequence[str]) -> torch.Tensor:
         """Return the vectors of texts, (texts, dimension), in their order; equal texts run once."""
         distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         unique = list(distinct)
         vectors: torch.Tensor | None = None
-        cuts_last_block = self.pooling is not None and self.shapes is None
-        with pooled_token_only(self.model) if cuts_last_block else nullcontext() as pooled:
+        with self.last_block() as pooled:
             for start in range(0, len(unique), WINDOW):
                 part = self._embed_window(unique[start : start + WINDOW], pooled)
                 if vectors is None:
@@ -82,6 +88,11 @@ class Inference:
         rows = torch.tensor([distinct[text] for text in texts], device=vectors.device)
         return vectors.index_select(0, rows)
 
+    def last_block(self) -> AbstractContextManager[PooledToken | None]:
+        """Let the last block compute less while the context lasts, where that is right."""
+        shortened = self.shortcuts.pooled_alone and self.shapes is None
+        return pooled_token_only(self.model) if shortened else nullcontext()
+
     def _embed_window(self, texts: list[str], pooled: PooledToken | None) -> torch.Tensor:
         ids = self._tokenise(texts)
         shared = self._run_prefix(ids)
@@ -91,7 +102,7 @@ class Inference:
         while waiting:
             rows = self._next_batch(waiting, own)
             try:
-                batch = self.finish(self._run([own[row] for row in rows], shared, pooled))
+                batch = self.finish(self.run([own[row] for row in rows], shared, pooled))
             except torch.OutOfMemoryError:
                 if len(rows) == 1 or self.shapes is not None:
                     raise
@@ -99,6 +110,8 @@ class Inference:
                 continue
             if vectors is None:
                 vectors = batch.new_empty((len(texts), batch.shape[1]))
+            # a text without a token is no text: its padding must not speak for it
+            batch[[place for place, row in enumerate(rows) if not own[row]]] = 0
             vectors[torch.tensor(rows, device=batch.device)] = batch
             waiting = waiting[len(rows) :]
             self.advance(len(rows), sum(len(ids[row]) for row in rows))
@@ -118,8 +131,8 @@ class Inference:
         return ids
 
     def _run_prefix(self, ids: list[list[int]]) -> prefix.Prefix | None:
-        possible = self.by_index and len(ids) > 1 and self.shapes is None
-        if not possible or max(map(len, ids)) > self.encoder.reusable_tokens:
+        possible = len(ids) > 1 and self.shapes is None
+        if not possible or max(map(len, ids)) > self.shortcuts.reusable_tokens:
             return None
         shared = prefix.shared_tokens(ids)
         if shared < prefix.SHORTEST:
@@ -136,7 +149,9 @@ class Inference:
         for row in waiting:
             padding += longest - len(ids[row])
             over = (len(batch) + 1) * longest > self.encoder.batch_tokens
-            if batch and (over or padding > self.encoder.batch_padding):
+            # where frequencies depend on the length, a batch has one
+            mixed = padding > 0 and longest > self.steady_length
+            if batch and (over or mixed or padding > self.encoder.batch_padding):
                 break
             batch.append(row)
         return batch
@@ -151,11 +166,14 @@ class Inference:
             self.encoder.batch_tokens,
         )
 
-    def _run(
+    def run(
         self, ids: list[list[int]], shared: prefix.Prefix | None, pooled: PooledToken | None
     ) -> torch.Tensor:
         """Return the vectors of one batch of token lists, longest first, before `finish`."""
         rows, longest = len(ids), max(1, len(ids[0]))
+        if longest >= self.steady_length:
+            # the frequencies of the longest text so far stay until a short one has run
+            self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device))
         if self.shapes is not None:
             longest = self.shapes.tokens(longest)
             ids = ids + [ids[-1]] * (self.shapes.rows(longest) - rows)
@@ -167,7 +185,7 @@ class Inference:
         if pooled is not None and len(ids) > 1:
             pooled.positions = lengths - 1 if self.pooling == "lasttoken" else lengths * 0
         try:
-            run = self._run_unmasked if self.by_index else self._run_masked
+            run = self._run_unmasked if self.shortcuts.unmasked else self._run_masked
             return run(padded, lengths, shared)[:rows]
         finally:
             if pooled is not None:
@@ -198,7 +216,7 @@ class Inference:
         return features["sentence_embedding"]
 
 
-def _single_token_pooling(encoder: Any) -> str | None:
+def single_token_pooling(encoder: Any) -> str | None:
     """Return `lasttoken` or `cls` where one token's hidden state is the vector, else None."""
     pooling = encoder[1] if len(encoder) > 1 else None
     mode = pooling.pooling_mode if isinstance(pooling, Pooling) else None
@@ -209,22 +227,25 @@ _VECTORS_ONLY = (Dense, Dropout, LayerNorm, Normalize, Pooling)
 """Modules that read nothing but what `Inference` hands them; others may read ids, or padding."""
 
 
-def takes(encoder: Any, output_value: Any, options: Mapping[str, Any]) -> bool:
-    """Say whether `Inference` gives what the stock path would, for texts.
+def asks_for_vectors(encoder: Any, output_value: Any, options: Mapping[str, Any]) -> bool:
+    """Say whether a call wants vectors alone, made without options for the modules.
 
     Args:
         encoder: Any `SentenceTransformer`.
         output_value: As of `encode`.
         options: What `encode` was given for the modules; `encode_query` gives the task.
     """
+    return output_value == "sentence_embedding" and not _are_read(encoder, options)
+
+
+def is_plain(encoder: Any) -> bool:
+    """Say whether an encoder's modules are known to read what `Inference` hands them alone."""
     first, *others = encoder
     # a subclass may compute anything, so types are compared exactly
     return (
-        output_value == "sentence_embedding"
-        and type(first) is Transformer
+        type(first) is Transformer
         and all(type(module) in _VECTORS_ONLY for module in others)
         and encoder.get_backend() == "torch"
-        and not _are_read(encoder, options)
         and first.modality_config == TEXT_ONLY
         and first.module_output_name == "token_embeddings"
         and not first.can_flatten_inputs

@@ -9,9 +9,6 @@ from typing import Any
 
 import torch
 
-from ..architectures import find
-from ..surgery import dropped_attention
-
 SHORTEST = 4
 """Tokens that texts must share before running them once pays for the cache."""
 
@@ -33,26 +30,31 @@ def shared_tokens(ids: Sequence[Sequence[int]]) -> int:
     return min(shared, min(map(len, ids)) - 1)
 
 
-def reusable_tokens(model: Any) -> int:
-    """Return up to which length keys and values of a prefix serve all texts that begin with it.
+def reuse_bound(config: Any) -> int:
+    """Return the longest text for which keys of a prefix could be reused, by the config alone.
 
-    None where a token sees what follows it, nor where the first layer has no attention, from which
-    the length of a cache is read; a window's worth where attention slides, for its cache forgets.
+    No longer than the shortest window of any attention, for a cache forgets what leaves it, nor
+    than the length beyond which frequencies depend on the length; 0 for kinds of attention that
+    are neither full nor sliding.
     """
-    config = model.config
-    if not is_causal(config) or 0 in dropped_attention(model, find(config)):
-        return 0
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if not kinds <= {"full_attention", "sliding_attention"}:
         return 0
     window: Any = getattr(config, "sliding_window", None)
     slides = window is not None and getattr(config, "use_sliding_window", True)
-    return int(window) if slides else sys.maxsize
+    return min(int(window) if slides else sys.maxsize, steady_length(config))
 
 
-def is_causal(config: Any) -> bool:
-    """Say whether tokens see the left alone."""
-    return find(config).causal and not getattr(config, "use_bidirectional_attention", False)
+def steady_length(config: Any) -> int:
+    """Return up to which length of a text rotary frequencies do not depend on that length."""
+    found = getattr(config, "rope_parameters", None) or {}
+    by_kind = [found] if "rope_type" in found else [x for x in found.values() if x]
+    lengths = [
+        part.get("original_max_position_embeddings") or config.max_position_embeddings
+        for part in by_kind
+        if part["rope_type"] in ("dynamic", "longrope")
+    ]
+    return min(lengths, default=sys.maxsize)
 
 
 class Prefix:
@@ -62,7 +64,7 @@ class Prefix:
         """Run the tokens.
 
         Args:
-            model: A model with `reusable_tokens`.
+            model: A model whose `Shortcuts` allow it.
             tokens: Their ids.
             device: Where the model lies.
         """
