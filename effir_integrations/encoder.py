@@ -19,6 +19,7 @@ from .encoding.inference import WINDOW, Inference, asks_for_vectors, finisher, i
 from .encoding.probe import Shortcuts, model_state, try_shortcuts
 from .encoding.progress import Progress
 from .encoding.turns import Turns
+from .tokenization import texts_without_tokens
 
 if TYPE_CHECKING:
     import os
@@ -131,7 +132,7 @@ class Encoder(SentenceTransformer):
             plain = inputs and asks_for_vectors(self, output_value, kwargs)
             shortcuts = self.find_shortcuts() if plain else Shortcuts()
             if not shortcuts.batches:
-                return super()._inference(
+                return self._stock_inference(
                     inputs,
                     prompt=prompt,
                     batch_size=batch_size,
@@ -160,6 +161,22 @@ class Encoder(SentenceTransformer):
                 vectors = inference.embed(texts)
             self.tokens_encoded += progress.tokens
             return vectors
+
+    def _stock_inference(self, inputs: list[Any], **options: Any) -> Any:
+        """Embed as `SentenceTransformer` does; texts of no token, which it refuses, get zeros."""
+        prompt = options["prompt"] or ""
+        silent = options["output_value"] == "sentence_embedding" and texts_without_tokens(
+            self, [clean_text(prompt + x) if isinstance(x, str) else x for x in inputs]
+        )
+        if not silent:
+            return super()._inference(inputs, **options)
+        heard = [place for place in range(len(inputs)) if place not in silent]
+        found = super()._inference([inputs[place] for place in heard], **options)
+        size = found.shape[1] if heard else options["truncate_dim"] or self._dimension()
+        vectors = found.new_zeros((len(inputs), size))
+        if heard:
+            vectors[heard] = found
+        return vectors
 
     def _inference_device(self, device: str | torch.device | None) -> torch.device:
         # the stock look-up walks over all parameters, which only a move or a device map needs

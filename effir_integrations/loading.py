@@ -12,8 +12,8 @@ from .architectures import find
 from .checkpoint import check_checkpoint
 from .encoder import Encoder, transformer_model
 from .encoding.inference import TEXT_ONLY
-from .encoding.probe import sees_left_only
 from .encoding.precision import loading_options, quantise
+from .encoding.probe import sees_left_only
 from .encoding.shapes import Shapes
 from .mini import MINI, mini_path
 from .tokenization import prepare_tokenizer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,20 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     content["tokenizer_class"] = "PreTrainedTokenizerFast"
     content["model_input_names"] = list(tokenizer.model_input_names)
     write_json(path, content)
+
+
+def texts_without_tokens(encoder: SentenceTransformer, texts: Sequence[Any]) -> set[int]:
+    """Return the places of texts that a tokenizer which adds nothing makes no token of."""
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer: Any = encoder.tokenizer
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer.num_special_tokens_to_add():
+        return set()
+    return {
+        place
+        for place, text in enumerate(texts)
+        if isinstance(text, str) and not tokenizer(text)["input_ids"]
+    }
 
 
 def token_limit(encoder: SentenceTransformer) -> int | None:

@@ -60,15 +60,18 @@ def tiny_model(family: str, seed: int = 0, **options: Any) -> transformers.PreTr
     return model.eval()
 
 
-def tiny_tokenizer(*, eos: bool = True, pad: bool = True) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(
+    *, eos: bool = True, pad: bool = True, adds_bos: bool = True
+) -> PreTrainedTokenizerFast:
     """Return a word-level tokenizer with a BOS and no EOS, as many decoders have."""
     specials = ["<pad>", "<s>", "</s>", "<unk>"]
     vocabulary = {token: index for index, token in enumerate([*specials, *WORDS])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
-    )
+    if adds_bos:
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         bos_token="<s>",

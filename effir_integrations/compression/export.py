@@ -19,7 +19,7 @@ from ..encoding.inference import TEXT_ONLY
 from ..files import check_target, new_folder, write_json
 from ..identity import BaseIdentity
 from ..loading import find_source, load, transformer_folder
-from ..tokenization import prepare_tokenizer, save_tokenizer
+from ..tokenization import prepare_tokenizer, save_tokenizer, texts_without_tokens
 from .apply import apply
 from .history import history_of, write_history
 from .masking import masked
@@ -96,14 +96,19 @@ def save(
 
 
 def probe(encoder: SentenceTransformer) -> torch.Tensor:
-    """Return the vectors of `PROBES`, (texts, dimension), fp32, by one plain forward pass.
+    """Return the vectors of those `PROBES` that hold a token, by one plain forward pass.
 
     One batch of many tokens: products of few rows take kernels whose last bit depends on where in
     memory the weights lie, and what is saved must come back bit for bit.
+
+    Returns:
+        (texts, dimension), fp32.
     """
     encoder.eval()
+    silent = texts_without_tokens(encoder, PROBES)
+    texts = [text for place, text in enumerate(PROBES) if place not in silent]
     with torch.inference_mode():
-        features = batch_to_device(encoder.preprocess(list(PROBES)), encoder.device)
+        features = batch_to_device(encoder.preprocess(texts), encoder.device)
         vectors: torch.Tensor = encoder(features)["sentence_embedding"]
     return vectors.float()
 

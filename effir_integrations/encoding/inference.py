@@ -149,8 +149,9 @@ class Inference:
         for row in waiting:
             padding += longest - len(ids[row])
             over = (len(batch) + 1) * longest > self.encoder.batch_tokens
-            # where frequencies depend on the length, a batch has one
-            mixed = padding > 0 and longest > self.steady_length
+            # one length a batch where frequencies depend on it, and where padding shows
+            one_length = longest > self.steady_length or not self.shortcuts.padded
+            mixed = padding > 0 and one_length
             if batch and (over or mixed or padding > self.encoder.batch_padding):
                 break
             batch.append(row)

@@ -8,7 +8,8 @@ one text at a time; what differs, or fails, is not taken.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,9 @@ class Shortcuts:
     """Ways to run a model that were tried and gave the vectors of the stock modules."""
 
     batches: bool = False
-    """Batches padded on the right, of ids and a mask alone; without, all runs the stock way."""
+    """Batches of ids and a mask alone; without, all runs the stock way."""
+    padded: bool = False
+    """Texts of several lengths in a batch, padded on the right; without, a batch has one length."""
     unmasked: bool = False
     """No mask, for no token sees what follows it, and the last token is the text's vector."""
     pooled_alone: bool = False
@@ -93,62 +96,55 @@ class _Probe:
         self.pooling = single_token_pooling(encoder)
         bound = steady_length(self.model.config)
         self.longest = min(TOKENS, bound, token_limit(encoder) or TOKENS)
+        self.expected: dict[tuple[int, ...], torch.Tensor] = {}
 
     def run(self) -> Shortcuts:
-        texts = self._texts(self.longest)
-        expected = self._stock(texts)
-        found = Shortcuts(batches=True)
-        try:
-            noise = _difference(self._vectors(found, texts), expected)
-        except _FAILURES:
-            return Shortcuts()
+        ids, shorter = texts = self._texts(self.longest)
         least, most = _ROUNDING.get(self.model.dtype, _HALF_ROUNDING)
+        noise = self._difference(Shortcuts(batches=True), [ids, ids])
         if not noise <= most:
             return Shortcuts()
-        if self.longest < SHORTEST + 2:
+        self.allowed = max(least, 3 * noise)
+        found = self._further(Shortcuts(batches=True), texts, padded=True)
+        if not found.padded or len(shorter) == len(ids):
             return found
-        allowed = max(least, 3 * noise)
-
-        def holds(tried: Shortcuts, texts: list[list[int]], expected: torch.Tensor) -> bool:
-            try:
-                return _difference(self._vectors(tried, texts), expected) <= allowed
-            except _FAILURES:
-                return False
-
-        tried = replace(found, unmasked=True)
         if self.pooling == "lasttoken" and sees_left_only(self.model, self.longest):
-            found = tried if holds(tried, texts, expected) else found
-        tried = replace(found, pooled_alone=True)
-        if self.pooling is not None and holds(tried, texts, expected):
-            found = tried
-        return self._with_prefix(found, holds) if found.unmasked else found
+            found = self._further(found, texts, unmasked=True)
+        if self.pooling is not None:
+            found = self._further(found, texts, pooled_alone=True)
+        bound = reuse_bound(self.model.config) if found.unmasked else 0
+        if min(self.longest, bound) > SHORTEST + 1:
+            texts = self._texts(min(self.longest, bound))
+            found = self._further(found, texts, reusable_tokens=bound)
+        return found
 
-    def _with_prefix(
-        self, found: Shortcuts, holds: Callable[[Shortcuts, list[list[int]], torch.Tensor], bool]
-    ) -> Shortcuts:
-        bound = reuse_bound(self.model.config)
-        longest = min(self.longest, bound)
-        if longest < SHORTEST + 2:
-            return found
-        texts = self._texts(longest)
-        tried = replace(found, reusable_tokens=bound)
-        return tried if holds(tried, texts, self._stock(texts)) else found
+    def _further(self, found: Shortcuts, texts: list[list[int]], **way: Any) -> Shortcuts:
+        """Return what was found and one more, if that gives the vectors of the stock modules."""
+        tried = replace(found, **way)
+        return tried if self._difference(tried, texts) <= self.allowed else found
+
+    def _difference(self, tried: Shortcuts, texts: list[list[int]]) -> float:
+        """Return the largest difference of a vector, relative to its length; of failures, NaN."""
+        expected = torch.cat([self._stock(tuple(ids)) for ids in texts]).float()
+        try:
+            apart = (self._vectors(tried, texts).float() - expected).norm(dim=1)
+        except _FAILURES:
+            return math.nan
+        return float((apart / expected.norm(dim=1).clamp_min(1e-12)).max())
 
     def _texts(self, longest: int) -> list[list[int]]:
-        """Return a text and a shorter one, all of whose tokens but the last are alike."""
+        """Return a text and a shorter one, all of whose tokens but the last begin the other."""
         ids = _token_ids(self.model, longest)
         shorter = min(longest, max(SHORTEST + 1, longest // 2))
         return [ids, ids[: shorter - 1] + ids[-1:]]
 
-    def _stock(self, texts: list[list[int]]) -> torch.Tensor:
-        vectors = []
-        for ids in texts:
+    def _stock(self, ids: tuple[int, ...]) -> torch.Tensor:
+        """Return the vector of one text, (1, dimension), by the stock modules."""
+        if ids not in self.expected:
             row = torch.tensor([ids], device=self.device)
             features = {"input_ids": row, "attention_mask": torch.ones_like(row)}
-            for module in self.encoder:
-                features = module(features)
-            vectors.append(features["sentence_embedding"])
-        return torch.cat(vectors)
+            self.expected[ids] = self.encoder(features)["sentence_embedding"]
+        return self.expected[ids]
 
     def _vectors(self, shortcuts: Shortcuts, texts: list[list[int]]) -> torch.Tensor:
         inference = Inference(self.encoder, self.device, shortcuts)
@@ -167,12 +163,6 @@ def _token_ids(model: Any, number: int) -> list[int]:
     padding = getattr(model.config, "pad_token_id", None)
     known = [ident for ident in range(1, size) if ident != padding][:: max(1, size // 64)] or [0]
     return [known[(7 * place + 3) % len(known)] for place in range(number)]
-
-
-def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest difference of a vector, relative to its length; NaN is one, too."""
-    apart = (found.float() - expected.float()).norm(dim=1)
-    return float((apart / expected.float().norm(dim=1).clamp_min(1e-12)).max())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from tiny import save_bare
+from tiny import save_bare, tiny_tokenizer
 
 import effir_integrations.compression.export as export_module
 from effir_integrations.artifacts import PruningPlan
@@ -214,6 +214,17 @@ def test_the_code_on_the_card_runs(tmp_path):
     scope: dict[str, object] = {}
     exec(compile(code, "card", "exec"), scope)
     assert scope["vectors"].shape == (2, 32)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_a_tokenizer_that_adds_nothing_does_not_stop_the_export(family, pooling, tmp_path):
+    save_bare(family, tmp_path / "base")
+    tiny_tokenizer(adds_bos=False).save_pretrained(tmp_path / "base")
+    encoder = load(tmp_path / "base", device="cpu", pooling=pooling)
+    plan = PruningPlan(base=BaseIdentity.of(transformer_model(encoder)), drop_mlp=(1,))
+    export(encoder, plan, tmp_path / "out")
+    assert not load(tmp_path / "out", device="cpu").encode("").any()
 
 
 def test_other_vectors_after_reloading_are_an_error_and_leave_nothing(tmp_path, monkeypatch):

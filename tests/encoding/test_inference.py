@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tiny import FAMILIES, WORDS, save_bare
+from tiny import FAMILIES, WORDS, save_bare, tiny_tokenizer
 
 from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.export import export
@@ -231,3 +232,28 @@ def watch(encoder: Encoder) -> list[torch.Tensor]:
 
     transformer_model(encoder).register_forward_pre_hook(record, with_kwargs=True)
     return seen
+
+
+@pytest.fixture(params=["gpt2", "llama", "bert"])
+def adds_nothing(request, tmp_path) -> Path:
+    """Return a bare folder whose tokenizer adds no token to any text."""
+    save_bare(request.param, tmp_path)
+    tiny_tokenizer(adds_bos=False).save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("pooling", ["lasttoken", "cls", "mean", "max", "weightedmean"])
+@pytest.mark.parametrize("way", ["fast", "stock"])
+def test_texts_of_no_token_are_zeros_in_any_company(adds_nothing, pooling, way, monkeypatch):
+    encoder = load(adds_nothing, device="cpu", pooling=pooling)
+    encoder[0].processor = tiny_tokenizer(adds_bos=False)  # that of last-token pooling adds an EOS
+    if way == "stock":
+        monkeypatch.setattr("effir_integrations.encoder.is_plain", lambda encoder: False)
+    texts = ["", "w1 w2 w3", "  \n", "w4", ""]
+    found = encoder.encode(texts)
+    assert not found[[0, 2, 4]].any()
+    expected = stock(encoder, ["w1 w2 w3", "w4"])
+    np.testing.assert_allclose(found[[1, 3]], expected, atol=TOLERANCE, rtol=0)
+    assert encoder.encode(["", " "]).shape == (2, 32) and not encoder.encode("").any()
+    assert encoder.encode([""], truncate_dim=8).shape == (1, 8)
+    assert encoder.encode([""], prompt="w1 ").any()

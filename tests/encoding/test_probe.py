@@ -60,7 +60,18 @@ def test_gemma_3_made_two_way_by_its_own_flag_gets_mean_pooling(tmp_path):
     save_bare("gemma3_text", tmp_path, use_bidirectional_attention=True)
     encoder = load(tmp_path, device="cpu")
     assert encoder[1].pooling_mode == "mean"
+    assert encoder.find_shortcuts() == Shortcuts(batches=True, padded=True)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "lasttoken", "max"])
+def test_where_padding_shows_each_batch_has_one_length(pooling, tmp_path):
+    # Transformers makes padded batches of this one causal, and others two-way
+    save_bare("gemma", tmp_path, use_bidirectional_attention=True)
+    encoder = load(tmp_path, device="cpu", pooling=pooling)
     assert encoder.find_shortcuts() == Shortcuts(batches=True)
+    texts = random_texts(30)
+    expected = stock(encoder, texts)
+    np.testing.assert_allclose(encoder.encode(texts), expected, atol=TOLERANCE, rtol=0)
 
 
 def test_a_config_that_changes_after_loading_is_noticed(tmp_path):
@@ -87,7 +98,7 @@ def test_only_causal_models_reuse_and_windows_bound_it(family, tmp_path):
 @pytest.mark.parametrize("pooling", ["mean", "max", "weightedmean"])
 def test_poolings_of_all_tokens_leave_nothing_out(pooling, tmp_path):
     encoder = load(save_bare("llama", tmp_path), device="cpu", pooling=pooling)
-    assert encoder.find_shortcuts() == Shortcuts(batches=True)
+    assert encoder.find_shortcuts() == Shortcuts(batches=True, padded=True)
 
 
 @pytest.mark.parametrize("dropped", [[0], [2], [0, 1], [1, 3], [0, 2], [3]])
@@ -167,7 +178,7 @@ def test_a_way_that_gives_other_vectors_is_not_taken(tmp_path):
 
     transformer_model(encoder).register_forward_hook(stray, with_kwargs=True)
     encoder._shortcuts = None
-    assert encoder.find_shortcuts() == Shortcuts(batches=True, pooled_alone=True)
+    assert encoder.find_shortcuts() == Shortcuts(batches=True, padded=True, pooled_alone=True)
 
 
 def test_a_model_whose_plain_batches_differ_runs_the_stock_way(tmp_path):
