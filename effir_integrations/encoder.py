@@ -171,9 +171,9 @@ class Encoder(SentenceTransformer):
         if not silent:
             return super()._inference(inputs, **options)
         heard = [place for place in range(len(inputs)) if place not in silent]
-        found = super()._inference([inputs[place] for place in heard], **options)
+        found: Any = super()._inference([inputs[place] for place in heard], **options)
         size = found.shape[1] if heard else options["truncate_dim"] or self._dimension()
-        vectors = found.new_zeros((len(inputs), size))
+        vectors: torch.Tensor = found.new_zeros((len(inputs), size))
         if heard:
             vectors[heard] = found
         return vectors

@@ -91,7 +91,7 @@ class _Probe:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder: Any = encoder
-        self.model = self.encoder[0].model
+        self.model: Any = self.encoder[0].model
         self.device = encoder.device
         self.pooling = single_token_pooling(encoder)
         bound = steady_length(self.model.config)
