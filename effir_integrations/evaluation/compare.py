@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from effir_integrations.evaluation.beir import RetrievalData, load_beir
+from effir_integrations.evaluation.beir import RetrievalData, check_drop_same_id, retrieval_data
 from effir_integrations.evaluation.evaluate import (
     Evaluation,
     check_model,
@@ -45,6 +45,7 @@ def compare(
     data: RetrievalData | str | Path,
     *,
     split: str = "test",
+    drop_same_id: str | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
     dtype: str = "auto",
@@ -66,6 +67,7 @@ def compare(
         models: Folders, hub names or loaded models.
         data: BEIR folder or hub dataset (see `load_beir`), or data that are loaded already.
         split: As in `evaluate`.
+        drop_same_id: As in `evaluate`.
         max_length: As in `evaluate`.
         batch_size: As in `evaluate`.
         dtype: As in `evaluate`.
@@ -83,10 +85,10 @@ def compare(
         ValueError: As in `evaluate`; if there is no model, or a sample or round count is too small.
     """
     _check_counts(len(models), speed_rounds, speed_documents, speed_queries)
+    check_drop_same_id(drop_same_id or "auto")
     for model in models:
         check_model(model, dtype, device)
-    if not isinstance(data, RetrievalData):
-        data = load_beir(data, split, show_progress=show_progress)
+    data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
     evaluations = [
         evaluate(
             model,
