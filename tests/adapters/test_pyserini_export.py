@@ -94,9 +94,11 @@ def test_queries_given_apart_have_no_judgements(model, tmp_path):
 def test_documents_that_cannot_be_written_are_refused_before_the_model_is_loaded(
     tmp_path, documents, message
 ):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         export_to_pyserini(tmp_path / "no model", documents, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    for format_of_others in (".npy", ".parquet", ".jsonl"):
+        assert format_of_others not in str(refused.value)
 
 
 def test_what_is_there_is_replaced_only_on_demand(model, tmp_path):

@@ -126,7 +126,7 @@ def _check_ids(documents: Mapping[str, str], queries: Mapping[str, str], out: Pa
     if not documents:
         raise ValueError(f"there is no document to write to {out}; give at least one")
     for identifier in documents:
-        check_id(identifier, out / "docid.npy", "documents")
+        check_id(identifier, f"documents of {out}", line_break="give it another id")
     # neither can a run that has blanks in its ids be evaluated
     check_run_ids([*documents, *queries])
 
