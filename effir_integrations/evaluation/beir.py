@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from effir_integrations.dataset_names import HUB_NAME
-from effir_integrations.evaluation.beir_rows import Row, folder_rows, grade, hub_rows
+from effir_integrations.evaluation.beir_rows import Row, folder_rows, grade, hub_rows, qrels_rows
 
 logger = logging.getLogger(__name__)
 
@@ -225,6 +225,18 @@ def _warn_of_absent(data: RetrievalData) -> None:
             len(data.qrels) - len(data.queries),
             len(data.qrels),
         )
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Read the judgements of a BEIR folder's `qrels/SPLIT.tsv`.
+
+    Returns:
+        Query id -> document id -> graded relevance.
+
+    Raises:
+        ValueError: If a line cannot be used.
+    """
+    return _judgements(qrels_rows(path))
 
 
 def _texts(rows: Iterable[Row], kind: str) -> dict[str, str]:

@@ -49,7 +49,7 @@ def folder_rows(folder: Path, split: str) -> tuple[Iterator[Row], Iterator[Row],
     return (
         _jsonl_rows(folder / "corpus.jsonl"),
         _jsonl_rows(folder / "queries.jsonl"),
-        _tsv_rows(qrels),
+        qrels_rows(qrels),
     )
 
 
@@ -62,7 +62,12 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
         yield f"{path} line {line}", row
 
 
-def _tsv_rows(path: Path) -> Iterator[Row]:
+def qrels_rows(path: Path) -> Iterator[Row]:
+    """Yield the judgements of a file `query-id corpus-id score`, with that header or without.
+
+    Raises:
+        ValueError: If a line has other columns.
+    """
     lines = iter(read_lines(path))
     number, header = next(lines, (1, ""))
     first = header.split("\t")

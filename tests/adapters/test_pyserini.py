@@ -233,6 +233,11 @@ def test_an_index_that_pyserini_does_not_know_ends_in_an_error(seen):
     assert seen["bad option"] == "SystemExit: 2"
 
 
+def test_an_index_of_no_document_is_an_error(seen):
+    assert seen["no document"] == "SystemExit: 2"
+    assert "--index none holds no document: none was found in --input" in seen["no document says"]
+
+
 def test_an_encoding_that_fails_leaves_no_index_and_one_that_did_not_begin_leaves_the_old(seen):
     assert seen["index is still there"]
     assert "contents not found" in seen["broken corpus"]
