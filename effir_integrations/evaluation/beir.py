@@ -52,13 +52,15 @@ class RetrievalData:
                 raise ValueError(f"{self.name}: query {query!r} has no judgement; leave it out.")
         if not self.queries:
             raise ValueError(
-                f"{self.name}: none of the {len(self.qrels)} judged queries is among the queries; "
-                "are the judgements of other data?"
+                f"{self.name}: none of the {len(self.qrels)} judged queries, such as "
+                f"{next(iter(self.qrels))!r}, is among the queries; are the judgements of other "
+                "data?"
             )
         if not any(self.documents.keys() & self.qrels[query].keys() for query in self.queries):
+            absent = next((document for x in self.queries for document in self.qrels[x]), "")
             raise ValueError(
-                f"{self.name}: no document that is judged is in the corpus; are the judgements of "
-                "other data?"
+                f"{self.name}: no document that is judged, such as {absent!r}, is in the corpus; "
+                "are the judgements of other data?"
             )
 
     @cached_property
