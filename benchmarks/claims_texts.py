@@ -70,7 +70,7 @@ def training_rows(
     tested = {text.casefold() for each in (data, docstrings) for text in each.queries.values()}
     rows = []
     for query, text in train.queries.items():
-        relevant = [train.documents[x] for x, grade in train.qrels[query].items() if grade > 0]
+        relevant = [train.documents[x] for x in train.relevant(query)]
         if relevant and text.casefold() not in tested:
             rows.append({"query": text, "pos": relevant, "neg": []})
     missing = max(0, options.steps * options.batch - len(rows))
@@ -102,10 +102,7 @@ def query_texts(options: argparse.Namespace, docstrings: RetrievalData) -> list[
 
 def triples(data: RetrievalData, limit: int) -> tuple[list[str], list[str], list[str]]:
     """Return queries, a relevant document of each, and one that is relevant to another query."""
-    relevant = {
-        query: [x for x, grade in judged.items() if grade > 0]
-        for query, judged in data.qrels.items()
-    }
+    relevant = {query: data.relevant(query) for query in data.queries}
     queries = [query for query in data.queries if relevant[query]][:limit]
     positives = [relevant[query][0] for query in queries]
     negatives = []

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from .adapters.lazy_encoder import LazyEncoder
 from .cli import console
 from .encoding.precision import PRECISIONS
-from .evaluation.beir import RetrievalData, load_beir
+from .evaluation.beir import DROP_SAME_ID, RetrievalData, load_beir
 from .evaluation.compare import search_table
 from .evaluation.docstrings import build_docstring_corpus
 from .evaluation.evaluate import (
@@ -27,12 +27,12 @@ from .evaluation.evaluate import (
     model_bytes,
     non_embedding_parameters,
 )
-from .evaluation.retrieval import Run, check_run_ids, score, write_run
+from .evaluation.retrieval import Run, best, check_run_ids, score, write_run
 from .files import new_folder, read_json, write_json
 from .mini import MINI
 
 DEPTH = 100
-"""Documents a query in a run; ask for one more, since a query's own document is left out."""
+"""Documents a query in a run; ask for one more, since a query's own document may be left out."""
 _STAGE_FILE = "stage.json"
 
 
@@ -76,7 +76,12 @@ class Recipe:
             source = Path("effir-recipes") / "docstrings"
             if not source.is_dir():
                 build_docstring_corpus(source, show_progress=self.show_progress)
-        return load_beir(source, self.options.split, show_progress=self.show_progress)
+        return load_beir(
+            source,
+            self.options.split,
+            self.options.drop_same_id,
+            show_progress=self.show_progress,
+        )
 
     @cached_property
     def documents_hash(self) -> str:
@@ -163,13 +168,18 @@ class Recipe:
 
         Args:
             search: What searched, such as "LlamaIndex, FAISS flat"; names the run as well.
-            run: Query id -> document id -> score; a query's own document is left out here.
+            run: Query id -> document id -> score; where the data drop documents of the query's own
+                id, that is done here.
             lexical: No encoder had a part in it, as in BM25.
             documents_per_second: Of indexing, encoding included.
             queries_per_second: Of searching in batches, encoding included.
             query_latency_ms: Median of one query at a time, encoding and searching.
         """
-        clean = {query: _best(query, run.get(query, {})) for query in self.data.queries}
+        drops = self.data.drops_same_id
+        clean = {
+            query: best(query, run.get(query, {}), DEPTH, drop_same_id=drops)
+            for query in self.data.queries
+        }
         tag = "-".join(search.lower().replace(",", " ").replace("/", " ").split())
         write_run(clean, self.out / "runs" / f"{tag}.trec", tag=tag)
         facts: dict[str, Any] = _NO_ENCODER if lexical else self._encoder_facts
@@ -185,6 +195,7 @@ class Recipe:
             query_latency_ms=query_latency_ms,
             batch_size=None,
             search=search,
+            drops_same_id=drops,
             **facts,
         )
 
@@ -207,11 +218,6 @@ _NO_ENCODER = {
 }  # fmt: skip
 
 
-def _best(query: str, scores: dict[str, float]) -> dict[str, float]:
-    others = [(value, document) for document, value in scores.items() if document != query]
-    return {document: value for value, document in sorted(others, reverse=True)[:DEPTH]}
-
-
 def _content_hash(texts: dict[str, str]) -> str:
     digest = hashlib.sha256()
     for pair in texts.items():
@@ -232,6 +238,13 @@ def recipe_parser(description: str, *, several_models: bool = False) -> argparse
     )
     add("--data", help="BEIR folder or hub name; default: docstrings of Python's library")
     add("--split", default="test", help="which qrels/SPLIT.tsv to use (default: %(default)s)")
+    add(
+        "--drop-same-id",
+        choices=DROP_SAME_ID,
+        default="auto",
+        help="leave the document of a query's own id out, as ArguAna and Quora need; auto does so "
+        "unless such a document is judged relevant (default: %(default)s)",
+    )
     add("--out", type=Path, help="folder for index and runs; default: effir-recipes/RECIPE/...")
     add("--max-length", type=_positive, help="tokens a text is cut to; default: the model's limit")
     add("--precision", choices=PRECISIONS, help="default: the dtype of the checkpoint")

@@ -144,7 +144,7 @@ def dense(commands: Commands, place: Path, texts: Path) -> dict[str, Evaluation]
     flat = recipe.stage("flat", encode)
     graph = recipe.stage("hnsw", link)
     line = "--index {index} --encoder {model} --topics {topics} --output {run} --hits {hits} "
-    line += "--batch-size 512 --threads {threads} --remove-query" + extra
+    line += "--batch-size 512 --threads {threads}" + removal(recipe) + extra
     paths = {"topics": place / "topics.json", "run": place / "flat.txt", "index": flat.folder}
     exact = commands.timed("pyserini.search.faiss", line, **paths)
     paths |= {"run": place / "hnsw.txt", "index": graph.folder}
@@ -166,6 +166,11 @@ def dense(commands: Commands, place: Path, texts: Path) -> dict[str, Evaluation]
     }
 
 
+def removal(recipe: Recipe) -> str:
+    """Return the option by which a query does not find the document of its own id, if it is so."""
+    return " --remove-query" if recipe.data.drops_same_id else ""
+
+
 def bm25(commands: Commands, place: Path, texts: Path) -> Evaluation:
     """Index title and text as one field with Lucene, and search it with Pyserini's settings."""
     recipe = commands.recipe
@@ -177,7 +182,7 @@ def bm25(commands: Commands, place: Path, texts: Path) -> Evaluation:
 
     stage = recipe.stage("lucene", build)
     line = "--index {index} --topics {topics} --output {run} --bm25 --hits {hits} "
-    line += "--batch-size 128 --threads {threads} --remove-query"
+    line += "--batch-size 128 --threads {threads}" + removal(recipe)
     paths = {"topics": place / "topics.json", "run": place / "bm25.txt"}
     seconds = commands.timed("pyserini.search.lucene", line, index=stage.folder / "index", **paths)
     return recipe.evaluation(

@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--ecosystems", nargs="+", choices=RECIPES, default=list(RECIPES))
     options = parser.parse_args()
     shared = [flag for flag in ("--force", "--quiet") if getattr(options, flag[2:])]
-    for name in ("data", "split", "max-length", "precision", "device"):
+    for name in ("data", "split", "drop-same-id", "max-length", "precision", "device"):
         value = getattr(options, name.replace("-", "_"))
         shared += [f"--{name}", str(value)] if value is not None else []
     with console.plain_errors(options.debug):

@@ -130,7 +130,7 @@ def test_verbs_take_its_name(tmp_path, data):
     history = json.loads((tmp_path / "smaller" / "effir.json").read_text())
     assert history["base"] == MINI
     vectors = tmp_path / "vectors.npy"
-    run("encode", MINI, data, "--out", vectors, "--precision", "fp32", "--quiet")
+    run("encode", MINI, "--data", data, "--out", vectors, "--precision", "fp32", "--quiet")
     assert vectors.is_file()
 
 

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks, commands
 from tiny import save_bare
 from typer.testing import CliRunner
 
 from effir_integrations.cli import app
 
-ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+BLOCKS = blocks(ROOT / "README.md")
 SHELL = [body for language, body in BLOCKS if language == "sh"]
-VERBS = [
-    line for body in SHELL for line in body.splitlines() if re.match(r"effir \w", line.strip())
-]
+VERBS = [words for body in SHELL for words in commands(body) if words[0] == "effir"]
 
 
 def test_the_sections_come_in_the_promised_order():
@@ -76,7 +72,7 @@ def test_the_commands_run_in_the_order_shown(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(VERBS) == 8
     for line in VERBS:
-        words = [{"MODEL": str(model), "DATA": str(data)}.get(x, x) for x in shlex.split(line)]
+        words = [{"MODEL": str(model), "DATA": str(data)}.get(x, x) for x in line]
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, f"{line}: {result.output}"
     for made in ("run/importance.png", "run/plan.json", "smaller/modules.json", "vectors.npy"):

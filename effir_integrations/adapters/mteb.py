@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..dataset_names import HUB_NAME
 from ..encoder import clean_text
-from ..evaluation.beir import RetrievalData, load_beir
+from ..evaluation.beir import RetrievalData, retrieval_data
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
 
@@ -169,24 +169,38 @@ def _plain(name: str) -> str:
 class BeirTask(AbsTaskRetrieval):
     """A BEIR data set that lies on this machine; made by `beir_task`."""
 
-    ignore_identical_ids = True
-
     def __init__(self, data: RetrievalData) -> None:
         self.data = data
+        self.ignore_identical_ids = data.drops_same_id
         super().__init__()
 
     def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
         """Hand the data over; titles are in front of the texts already."""
         if self.data_loaded:
             return
+        data = self.data
         split: Any = {
-            "corpus": _dataset(self.data.documents),
-            "queries": _dataset(self.data.queries),
-            "relevant_docs": {query: dict(judged) for query, judged in self.data.qrels.items()},
+            "corpus": _dataset(data.documents),
+            "queries": _dataset({**dict.fromkeys(data.qrels, _NO_TEXT), **data.queries}),
+            "relevant_docs": {query: _judged(data, query) for query in data.qrels},
             "top_ranked": None,
         }
         self.dataset = {"default": {self.data.split: split}}
         self.data_loaded = True
+
+
+_NO_TEXT = "no text"
+_NOWHERE = "(not in the corpus)"
+
+
+def _judged(data: RetrievalData, query: str) -> dict[str, int]:
+    """Return the judgements of a query, so that MTEB counts each that we count.
+
+    It leaves queries out of its mean for which there is no text, or nothing relevant. These count
+    nothing, here by a relevant document that cannot be found.
+    """
+    judged = data.qrels[query] if query in data.queries else {}
+    return dict(judged) if any(x > 0 for x in judged.values()) else {**judged, _NOWHERE: 1}
 
 
 def _dataset(texts: dict[str, str]) -> Dataset:
@@ -198,23 +212,24 @@ def beir_task(
     data: RetrievalData | str | Path,
     split: str = "test",
     *,
+    drop_same_id: str | None = None,
     languages: Sequence[str] = ("eng-Latn",),
 ) -> BeirTask:
     """Return a BEIR folder as a retrieval task of MTEB, which needs no hub.
 
-    nDCG@10 is the main score. A query's own document is left out, as in BEIR.
+    nDCG@10 is the main score.
 
     Args:
         data: BEIR folder, hub data set, or data that are loaded already.
         split: Judgements to use; loaded data have a split of their own.
+        drop_same_id: As in `evaluate`.
         languages: Of the texts, as ISO 639-3 and ISO 15924 codes.
 
     Raises:
         FileNotFoundError: Nothing readable is there, or the split is not.
-        ValueError: A line cannot be used.
+        ValueError: A line cannot be used, or `drop_same_id` is not known.
     """
-    if not isinstance(data, RetrievalData):
-        data = load_beir(data, split)
+    data = retrieval_data(data, split, drop_same_id)
     metadata = _task_metadata(data, languages)
     # MTEB looks for the metadata of a task on its class
     kind: type[BeirTask] = type(BeirTask.__name__, (BeirTask,), {"metadata": metadata})
@@ -223,7 +238,7 @@ def beir_task(
 
 def _task_metadata(data: RetrievalData, languages: Sequence[str]) -> TaskMetadata:
     plain = _plain(data.name.rpartition("/")[2]) or "data"
-    content = json.dumps([data.documents, data.queries, data.qrels, data.split])
+    content = json.dumps([data.documents, data.queries, data.qrels, data.split, data.drops_same_id])
     digest = hashlib.sha256(content.encode()).hexdigest()
     prompt: Any = {"query": AbsTaskRetrieval.abstask_prompt}
     return TaskMetadata(

@@ -18,8 +18,8 @@ app = typer.Typer(
         "The short way: effir compress MODEL OUT, then effir compare MODEL OUT --data FOLDER.\n\n"
         "Step by step: effir analyze MODEL --out run; effir drop run --mlp 4; effir reconstruct "
         "run --keep-neurons 0.5; effir export run OUT.\n\n"
-        "With training: effir mine MODEL DATA mined.jsonl; effir slim run --train mined.jsonl; "
-        "effir finetune OUT HEALED --train mined.jsonl, or, without labels, effir distill OUT "
-        "HEALED --texts corpus.jsonl.\n\n" + EXIT_CODES
+        "With training: effir mine MODEL mined.jsonl --data DATA; effir slim run --train "
+        "mined.jsonl; effir finetune OUT HEALED --train mined.jsonl, or, without labels, effir "
+        "distill OUT HEALED --texts corpus.jsonl.\n\n" + EXIT_CODES
     ),
 )

@@ -29,9 +29,9 @@ class Role(str, Enum):
 @app.command(name="encode")
 def encode_command(
     model: Model,
-    corpus: Annotated[
+    data: Annotated[
         str,
-        typer.Argument(
+        typer.Option(
             help="A .jsonl or .parquet file with an id and a text (title goes in front), or a BEIR "
             "folder, of which corpus.jsonl is read, or queries.jsonl with --role query. With --ray "
             "also s3://, gs:// and folders of such files."
@@ -85,11 +85,11 @@ def encode_command(
     Interrupted, even by kill -9, it goes on where it stopped when the same command is given again
     (without --force); until OUT is whole it is not there.
 
-    effir encode MODEL beir/scifact --out vectors.npy
+    effir encode MODEL --data beir/scifact --out vectors.npy
 
-    effir encode MODEL corpus.parquet --out vectors.parquet --precision bf16
+    effir encode MODEL --data corpus.parquet --out vectors.parquet --precision bf16
 
-    effir encode MODEL s3://bucket/corpus --out s3://bucket/vectors --ray auto
+    effir encode MODEL --data s3://bucket/corpus --out s3://bucket/vectors --ray auto
     """
     with plain_errors(debug):
         console.quiet_libraries()
@@ -105,14 +105,14 @@ def encode_command(
             if device is not None:
                 raise ValueError("--device is chosen by the cluster; leave it out with --ray")
             config = {**settings, **loading, "role": role.value, "actors": actors}
-            result = _encode_on_ray(model, corpus, out, ray, config, force, show_progress)
+            result = _encode_on_ray(model, data, out, ray, config, force, show_progress)
             _show(asdict(result), _shards_line(result), as_json, quiet)
             return
         if actors is not None:
             raise ValueError(f"--actors {actors} is for --ray; leave it out")
         loading["device"] = device
         options = {**settings, "force": force, "show_progress": show_progress}
-        encoded = _encode_here(model, corpus, Path(out), role.value, loading, options)
+        encoded = _encode_here(model, data, Path(out), role.value, loading, options)
         _show(_content(encoded), _line(encoded), as_json, quiet)
 
 

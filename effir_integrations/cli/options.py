@@ -52,6 +52,13 @@ KeepParams = Annotated[
 ]
 Data = Annotated[str, typer.Option(help="BEIR folder, or a datasets name such as mteb/scifact.")]
 Split = Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv to use.")]
+DropSameId = Annotated[
+    str,
+    typer.Option(
+        help="Leave the document of a query's own id out of what it finds, as ArguAna and Quora "
+        "need: yes, no, or auto, which does so unless such a document is judged relevant."
+    ),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Texts a batch.")]
 EncodingPrecision = Annotated[
     str,

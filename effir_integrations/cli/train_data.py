@@ -18,13 +18,13 @@ Out = Annotated[Path, typer.Argument(help="The .jsonl file to write.")]
 @app.command(name="mine")
 def mine_command(
     model: Model,
-    source: Annotated[
+    out: Out,
+    data: Annotated[
         str,
-        typer.Argument(
+        typer.Option(
             help="BEIR folder, or a .jsonl file or datasets name with query, pos and neg."
         ),
     ],
-    out: Out,
     negatives: Annotated[
         int, typer.Option(help="Negatives to look for, for each query. The paper trains with 7.")
     ] = 7,
@@ -71,18 +71,18 @@ def mine_command(
     folder the whole corpus is ranked and only the judgements of --split are read; of a .jsonl file
     all its passages are ranked. Needs the [train] extra.
 
-    effir mine MODEL beir/scifact mined.jsonl
+    effir mine MODEL mined.jsonl --data beir/scifact
     """
     with plain_errors(debug):
         from ..loading import find_architecture, load
         from ..training.mine import check_mining, mine
 
         console.quiet_libraries()
-        check_mining(source, out, split=split, force=force)
+        check_mining(data, out, split=split, force=force)
         find_architecture(model)
         mined = mine(
             load(model, dtype=dtype, max_length=max_length),
-            source,
+            data,
             out,
             split=split,
             negatives=negatives,

@@ -7,6 +7,7 @@ nothing else: the next one reads the texts again, checks that they are the same,
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     Pair = tuple[str, str]
     Texts = str | os.PathLike[str] | Iterable[Pair]
 
+logger = logging.getLogger(__name__)
+
 WINDOW = 4096
 LARGEST_WINDOW = 65536
 
@@ -45,6 +48,8 @@ class EncodedFile:
     """The ids, one a line, of a .npy file; the other kinds hold theirs."""
     rows: int
     """Texts."""
+    repeated_ids: int
+    """Texts whose id an earlier one has as well."""
     dimension: int
     """Numbers a vector."""
     resumed_from: int
@@ -81,7 +86,7 @@ def encode_to_file(
         encoder: Gives the vectors.
         texts: A .jsonl or .parquet file, its keys or columns as in `records`, or an iterable of
             `(id, text)` pairs. Read in windows, and again from the start after an interruption.
-            Ids are not checked to be unique.
+            An id that stands there twice is written twice, with a warning.
         out: Ends in .npy (float32, (texts, dimension), the ids one a line in `NAME.ids.txt`),
             .parquet (columns docid and vector) or .jsonl (keys docid and vector); Anserini reads
             the last two.
@@ -117,6 +122,7 @@ def encode_to_file(
         with work.explained_when_full():
             corpus.skip(work, show_progress)
             _encode_windows(encoder, corpus, work, total, show_progress)
+            repeated = _repeated_ids(work)
             work.finish()
     finally:
         work.close()
@@ -124,11 +130,26 @@ def encode_to_file(
         path=out,
         ids_path=ids_path(out),
         rows=work.state.rows,
+        repeated_ids=repeated,
         dimension=work.state.dimension,
         resumed_from=resumed_from,
         seconds=time.perf_counter() - start,
         tokens=None if counted is None else encoder.tokens_encoded - counted,
     )
+
+
+def _repeated_ids(work: Unfinished) -> int:
+    repeated, example = work.repeated_ids()
+    if repeated:
+        logger.warning(
+            "%s: %d of %d texts have the id of an earlier one, such as %r; each has its own row, "
+            "and an index may keep one of them only: make the ids unique",
+            work.out,
+            repeated,
+            work.state.rows,
+            example,
+        )
+    return repeated
 
 
 def _count(texts: Texts) -> int | None:
@@ -241,6 +262,7 @@ class _Corpus:
             )
 
     def _checked(self, pairs: Iterable[Pair], out: Path) -> Iterator[Pair]:
+        advice = "write .parquet or .jsonl, or give it another id" if ids_path(out) else None
         for row, pair in enumerate(pairs, start=1):
             where = f"{self.name}, text {row}"
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
@@ -254,7 +276,7 @@ class _Corpus:
                         f"{where}: its {what} is {type(value).__name__} ({value!r:.60}); give a "
                         "string"
                     )
-            check_id(identifier, out, where)
+            check_id(identifier, where, line_break=advice)
             for part in (identifier, text):
                 content = part.encode("utf-8", "surrogatepass")
                 self._digest.update(len(content).to_bytes(8, "little") + content)

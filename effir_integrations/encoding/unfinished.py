@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..files import new_file, read_json
+from .repeated_ids import repeated_ids
 from .vector_files import DTYPE, NPY_HEADER_BYTES, WRITERS, ids_path, npy_header, write_ids
 
 FORMAT = "effir-encode/1"
-STATE, VECTORS, IDS = "state.json", "vectors.npy", "ids.jsonl"
+STATE, VECTORS, IDS, HASHES = "state.json", "vectors.npy", "ids.jsonl", "ids.hashes"
 _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SETTING_NAMES = {"weights": "weights in", "max_seq_length": "max_seq_length (--max-length)"}
 
@@ -172,6 +173,10 @@ class Unfinished:
             stream.flush()
             os.fsync(stream.fileno())
         self.state = state
+
+    def repeated_ids(self) -> tuple[int, str]:
+        """Return how many ids repeat an earlier one, and one that does."""
+        return repeated_ids(self._id_windows, self.state.rows, self.folder / HASHES)
 
     def finish(self) -> None:
         """Make the file, which appears whole or not at all, and remove the folder."""

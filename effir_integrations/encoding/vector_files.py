@@ -41,11 +41,17 @@ def ids_path(out: Path) -> Path | None:
     return out.with_suffix(".ids.txt") if out.suffix == ".npy" else None
 
 
-def check_id(identifier: str, out: Path, where: str) -> None:
-    """Refuse an id that the file cannot hold.
+def check_id(identifier: str, where: str, *, line_break: str | None = None) -> None:
+    """Refuse an id that a file cannot hold.
+
+    Args:
+        identifier: As it will be written.
+        where: Of what it is, for the error.
+        line_break: What to do if it holds a line break, where ids are lines of a text file; None
+            where they are not, so that it may hold one.
 
     Raises:
-        ValueError: It is empty or no valid Unicode; or has a line break, and `out` is .npy.
+        ValueError: It is empty or no valid Unicode, or holds a line break that it may not.
     """
     if not identifier:
         raise ValueError(f"{where}: the id is empty; give every text an id")
@@ -56,10 +62,10 @@ def check_id(identifier: str, out: Path, where: str) -> None:
             f"{where}: the id {identifier!r} holds half a surrogate pair, which no file can; "
             "give it another id"
         ) from error
-    if out.suffix == ".npy" and identifier.splitlines() != [identifier]:
+    if line_break and identifier.splitlines() != [identifier]:
         raise ValueError(
-            f"{where}: the id {identifier!r} holds a line break, and a .npy file has its ids in a "
-            "text file, one a line; write .parquet or .jsonl, or give it another id"
+            f"{where}: the id {identifier!r} holds a line break, and ids are written into a text "
+            f"file, one a line; {line_break}"
         )
 
 

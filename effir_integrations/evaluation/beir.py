@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from tqdm import tqdm
 
 from effir_integrations.dataset_names import HUB_NAME
-from effir_integrations.extras import import_extra
-from effir_integrations.jsonl import read_jsonl, read_lines
+from effir_integrations.evaluation.beir_rows import Row, folder_rows, grade, hub_rows, qrels_rows
 
-Row = tuple[str, Mapping[str, Any]]
-"""Where something is written, such as "FILE line 3", and what is written there."""
+logger = logging.getLogger(__name__)
 
-_COLUMNS = ("query-id", "corpus-id", "score")
+DROP_SAME_ID = ("auto", "yes", "no")
+"""Choices for the document of a query's own id, see `RetrievalData.drops_same_id`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalData:
-    """Documents, the judged queries and their judgements."""
+    """Documents, the judged queries and their judgements.
+
+    Judgements may name documents and queries that are not there: such a document is never found,
+    and such a query finds nothing, as in trec_eval.
+    """
 
     name: str
     """Name of the data set: a folder's name, or OWNER/NAME of a hub dataset."""
@@ -35,25 +38,98 @@ class RetrievalData:
     """Query id -> text, only the queries that have judgements."""
     qrels: dict[str, dict[str, int]]
     """Query id -> document id -> graded relevance; 0 and below mean not relevant."""
+    drop_same_id: str = "auto"
+    """One of `DROP_SAME_ID`: whether a query finds the document of its own id."""
 
     def __post_init__(self) -> None:
+        check_drop_same_id(self.drop_same_id)
         if not self.documents:
             raise ValueError(f"{self.name}: no documents; retrieval needs at least one.")
         if not any(self.qrels.values()):
             raise ValueError(f"{self.name}, split {self.split!r}: no judged query.")
-        for query, judged in self.qrels.items():
-            if query not in self.queries:
-                raise ValueError(f"{self.name}: qrels name the unknown query {query!r}.")
-            for document in judged:
-                if document not in self.documents:
-                    raise ValueError(f"{self.name}: qrels name the unknown document {document!r}.")
         for query in self.queries:
             if query not in self.qrels:
                 raise ValueError(f"{self.name}: query {query!r} has no judgement; leave it out.")
+        if not self.queries:
+            raise ValueError(
+                f"{self.name}: none of the {len(self.qrels)} judged queries, such as "
+                f"{next(iter(self.qrels))!r}, is among the queries; are the judgements of other "
+                "data?"
+            )
+        if not any(self.documents.keys() & self.qrels[query].keys() for query in self.queries):
+            absent = next((document for x in self.queries for document in self.qrels[x]), "")
+            raise ValueError(
+                f"{self.name}: no document that is judged, such as {absent!r}, is in the corpus; "
+                "are the judgements of other data?"
+            )
+
+    @cached_property
+    def drops_same_id(self) -> bool:
+        """Whether the document of a query's own id is left out of what the query finds.
+
+        ArguAna and Quora take their queries from the corpus, where each would find itself. In other
+        data ids coincide by chance, as where both sides are numbered from 1. So "auto" leaves such
+        documents out unless one of them is judged relevant to its query, and says what it does.
+        """
+        same = [query for query in self.queries if query in self.documents]
+        if self.drop_same_id != "auto" or not same:
+            return self.drop_same_id == "yes"
+        relevant = sum(self.qrels[query].get(query, 0) > 0 for query in same)
+        if relevant:
+            what = f"{relevant} of these are judged relevant to it, so they are kept"
+        else:
+            what = "none of these is judged relevant to it, so they are left out"
+        logger.warning(
+            "%s: %d of %d queries have the id of a document; %s (--drop-same-id yes or no decides)",
+            self.name,
+            len(same),
+            len(self.queries),
+            what,
+        )
+        return not relevant
+
+    def relevant(self, query: str) -> list[str]:
+        """Return the ids of the documents that answer a query and are in the corpus."""
+        judged = self.qrels[query].items()
+        return [document for document, x in judged if x > 0 and document in self.documents]
+
+
+def check_drop_same_id(choice: str) -> None:
+    """Refuse what is none of `DROP_SAME_ID`.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if choice not in DROP_SAME_ID:
+        raise ValueError(f"drop_same_id={choice!r} is none of {', '.join(DROP_SAME_ID)}.")
+
+
+def retrieval_data(
+    data: RetrievalData | str | Path,
+    split: str = "test",
+    drop_same_id: str | None = None,
+    *,
+    show_progress: bool = False,
+) -> RetrievalData:
+    """Load data that are given by name; hand back loaded ones, with `drop_same_id` if it is given.
+
+    Raises:
+        FileNotFoundError: As in `load_beir`.
+        ValueError: As in `load_beir`; if `drop_same_id` is none of `DROP_SAME_ID`.
+    """
+    if not isinstance(data, RetrievalData):
+        return load_beir(data, split, drop_same_id or "auto", show_progress=show_progress)
+    if drop_same_id in (None, data.drop_same_id):
+        return data
+    return replace(data, drop_same_id=drop_same_id)
 
 
 def load_beir(
-    source: str | Path, split: str = "test", *, show_progress: bool = False
+    source: str | Path,
+    split: str = "test",
+    drop_same_id: str = "auto",
+    *,
+    show_progress: bool = False,
 ) -> RetrievalData:
     """Load retrieval data from a BEIR folder or, where no such folder exists, from the hub.
 
@@ -61,21 +137,29 @@ def load_beir(
     `qrels/SPLIT.tsv` with the header `query-id corpus-id score`, or with none. A hub dataset, or a
     local copy of one, has the configs `corpus` and `queries`, and its judgements either in the
     config `default` (as mteb/scifact) or in a second dataset named SOURCE-qrels (as BeIR/scifact).
+    Judgements of documents or queries that are not there are kept, and counted in a warning.
 
     Args:
         source: Folder, or OWNER/NAME on the hub.
         split: Which judgements to read.
+        drop_same_id: See `RetrievalData.drops_same_id`.
         show_progress: Draw a progress bar over the corpus.
 
     Raises:
         FileNotFoundError: If nothing readable is at `source`, or the split is not there.
         ValueError: If a line cannot be used: not JSON, no `_id` or text, an id used twice, a
-            judgement that is malformed or names an id that does not exist; or if nothing is left.
+            malformed judgement; if nothing is left; if `drop_same_id` is none of `DROP_SAME_ID`.
     """
+    check_drop_same_id(drop_same_id)
+    data = _read_data(source, split, show_progress)
+    return retrieval_data(data, drop_same_id=drop_same_id)
+
+
+def _read_data(source: str | Path, split: str, show_progress: bool) -> RetrievalData:
     folder = Path(source)
     if folder.is_dir():
         if any((folder / "qrels").glob("*.tsv")) or not (folder / "README.md").is_file():
-            corpus, queries, qrels = _folder_rows(folder, split)
+            corpus, queries, qrels = folder_rows(folder, split)
             name = folder.resolve().name
             return _assemble(name, split, corpus, queries, qrels, show_progress)
     elif folder.exists():
@@ -85,7 +169,7 @@ def load_beir(
             f"{source}: no such folder, nor OWNER/NAME of a hub dataset; give a BEIR folder "
             "(corpus.jsonl, queries.jsonl, qrels/SPLIT.tsv) or a name such as mteb/scifact."
         )
-    corpus, queries, qrels = _hub_rows(str(source), split)
+    corpus, queries, qrels = hub_rows(str(source), split)
     name = folder.resolve().name if folder.is_dir() else str(source)
     return _assemble(name, split, corpus, queries, qrels, show_progress)
 
@@ -110,16 +194,51 @@ def _assemble(
     documents = _texts(progress, "document")
     if not documents:
         raise ValueError(f"{name}: the corpus is empty; it needs at least one document.")
-    judgements = _judgements(qrels, query_texts, documents)
+    judgements = _judgements(qrels)
     if not judgements:
         raise ValueError(f"{name}: split {split!r} has no judged query; choose another split.")
-    return RetrievalData(
+    data = RetrievalData(
         name=name,
         split=split,
         documents=documents,
-        queries={query: query_texts[query] for query in judgements},
+        queries={query: query_texts[query] for query in judgements if query in query_texts},
         qrels=judgements,
     )
+    _warn_of_absent(data)
+    return data
+
+
+def _warn_of_absent(data: RetrievalData) -> None:
+    absent = sum(document not in data.documents for x in data.qrels.values() for document in x)
+    if absent:
+        logger.warning(
+            "%s, split %r: %d judgements name documents that are not in the corpus; they are kept "
+            "and count as not found",
+            data.name,
+            data.split,
+            absent,
+        )
+    if len(data.queries) < len(data.qrels):
+        logger.warning(
+            "%s, split %r: %d of %d judged queries are not among the queries; they are kept and "
+            "count as finding nothing",
+            data.name,
+            data.split,
+            len(data.qrels) - len(data.queries),
+            len(data.qrels),
+        )
+
+
+def read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    """Read the judgements of a BEIR folder's `qrels/SPLIT.tsv`.
+
+    Returns:
+        Query id -> document id -> graded relevance.
+
+    Raises:
+        ValueError: If a line cannot be used.
+    """
+    return _judgements(qrels_rows(path))
 
 
 def _texts(rows: Iterable[Row], kind: str) -> dict[str, str]:
@@ -152,18 +271,14 @@ def _identifier(where: str, row: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _judgements(
-    rows: Iterator[Row], queries: Mapping[str, str], documents: Mapping[str, str]
-) -> dict[str, dict[str, int]]:
+def _judgements(rows: Iterator[Row]) -> dict[str, dict[str, int]]:
     qrels: dict[str, dict[str, int]] = {}
     for where, row in rows:
         query = _identifier(where, row, "query-id")
         document = _identifier(where, row, "corpus-id")
-        if query not in queries:
-            raise ValueError(f"{where}: query {query!r} is not among the queries.")
-        if document not in documents:
-            raise ValueError(f"{where}: document {document!r} is not in the corpus.")
-        relevance = _relevance(where, row.get("score"))
+        relevance = grade(row.get("score"))
+        if relevance is None:
+            raise ValueError(f"{where}: score {row.get('score')!r} is not an integer.")
         judged = qrels.setdefault(query, {})
         if judged.setdefault(document, relevance) != relevance:
             raise ValueError(
@@ -171,111 +286,3 @@ def _judgements(
                 f"{judged[document]} before, {relevance} here; keep one of the two lines."
             )
     return qrels
-
-
-def _relevance(where: str, value: object) -> int:
-    try:
-        # A hub dataset holds 1 as 1.0; 0.5 is no graded judgement.
-        if isinstance(value, str) or (isinstance(value, int | float) and value == int(value)):
-            return int(value)
-    except (ValueError, OverflowError):
-        pass
-    raise ValueError(f"{where}: score {value!r} is not an integer.")
-
-
-def _folder_rows(folder: Path, split: str) -> tuple[Iterator[Row], Iterator[Row], Iterator[Row]]:
-    qrels = folder / "qrels" / f"{split}.tsv"
-    for path in (folder / "corpus.jsonl", folder / "queries.jsonl", folder / "qrels"):
-        if not path.exists():
-            raise FileNotFoundError(
-                f"{folder}: expected a BEIR folder with corpus.jsonl, queries.jsonl and "
-                f"qrels/{split}.tsv; {path.name} is not there."
-            )
-    if not qrels.is_file():
-        found = [path.stem for path in sorted(qrels.parent.glob("*.tsv"))]
-        raise FileNotFoundError(_no_split(str(folder), split, found))
-    return (
-        _jsonl_rows(folder / "corpus.jsonl"),
-        _jsonl_rows(folder / "queries.jsonl"),
-        _tsv_rows(qrels),
-    )
-
-
-def _no_split(source: str, split: str, found: list[str]) -> str:
-    return f"{source}: no judgements for split {split!r}; there are: {', '.join(found) or 'none'}."
-
-
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    for line, row in read_jsonl(path, required=("_id", "text")):
-        yield f"{path} line {line}", row
-
-
-def _tsv_rows(path: Path) -> Iterator[Row]:
-    lines = iter(read_lines(path))
-    number, header = next(lines, (1, ""))
-    first = header.split("\t")
-    if len(first) == len(_COLUMNS) and first[-1].isdecimal():
-        # some copies of the larger corpora come without the header
-        lines = chain([(number, header)], lines)
-    elif tuple(first) != _COLUMNS:
-        raise ValueError(
-            f"{path} line {number}: the header is {header[:60]!r}; expected the columns "
-            "query-id, corpus-id, score, separated by tabs."
-        )
-    for number, line in lines:
-        fields = line.split("\t")
-        if len(fields) != len(_COLUMNS):
-            raise ValueError(
-                f"{path} line {number}: {len(fields)} columns in {line[:60]!r}; expected "
-                "query-id, corpus-id, score, separated by tabs."
-            )
-        yield f"{path} line {number}", dict(zip(_COLUMNS, fields, strict=True))
-
-
-def _hub_rows(source: str, split: str) -> tuple[Iterator[Row], Iterator[Row], Iterator[Row]]:
-    corpus = _load_config(source, "corpus")
-    queries = _load_config(source, "queries")
-    qrels = _load_qrels(source)
-    if split not in qrels:
-        raise FileNotFoundError(_no_split(source, split, sorted(qrels)))
-    return (
-        _dataset_rows(source, corpus, "corpus"),
-        _dataset_rows(source, queries, "queries"),
-        _dataset_rows(source, qrels, split),
-    )
-
-
-def _load_qrels(source: str) -> dict[str, Any]:
-    """Find the judgements: in the config `default`, or else in a dataset of their own."""
-    reasons = []
-    for name, config in ((source, "default"), (f"{source}-qrels", None)):
-        try:
-            splits = _load_config(name, config)
-        except FileNotFoundError as error:
-            reasons.append(str(error))
-            continue
-        if all(set(_COLUMNS) <= set(rows.column_names) for rows in splits.values()):
-            return splits
-        reasons.append(f"{name}: lacks a column of {', '.join(_COLUMNS)}")
-    raise FileNotFoundError(f"{source}: no judgements found: {'; '.join(reasons)}")
-
-
-def _load_config(source: str, config: str | None) -> dict[str, Any]:
-    datasets = import_extra("datasets")
-    try:
-        return dict(datasets.load_dataset(source, config))
-    except (OSError, RuntimeError, ValueError, datasets.exceptions.DatasetsError) as error:
-        reason = shorten(str(error.__cause__ or error), 200, placeholder=" ...")
-        offline = datasets.config.HF_HUB_OFFLINE and not Path(source).is_dir()
-        advice = ", or unset HF_HUB_OFFLINE to fetch the dataset" if offline else ""
-        raise FileNotFoundError(
-            f"{source}: no BEIR folder, and config {config or 'default'!r} of the dataset of that "
-            f"name cannot be loaded ({reason}); give a BEIR folder{advice}."
-        ) from error
-
-
-def _dataset_rows(source: str, splits: Mapping[str, Any], split: str) -> Iterator[Row]:
-    """Yield the rows of a split, or of the only split, whatever its name."""
-    rows = splits[split] if split in splits else next(iter(splits.values()))
-    for number, row in enumerate(rows, start=1):
-        yield f"{source} {split} row {number}", row

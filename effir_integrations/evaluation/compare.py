@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from effir_integrations.evaluation.beir import RetrievalData, load_beir
+from effir_integrations.evaluation.beir import RetrievalData, check_drop_same_id, retrieval_data
 from effir_integrations.evaluation.evaluate import (
     Evaluation,
     check_model,
@@ -23,9 +23,9 @@ from effir_integrations.evaluation.retrieval import METRICS
 from effir_integrations.evaluation.speed import Speed, interleaved_speed
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from sentence_transformers import SentenceTransformer
 
+    from effir_integrations.evaluation.wide_table import WideTable
 
 _SEARCH_FIGURES = (*METRICS, "documents/s", "queries/s", "ms/query")
 _FIGURES = (
@@ -45,6 +45,7 @@ def compare(
     data: RetrievalData | str | Path,
     *,
     split: str = "test",
+    drop_same_id: str | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
     dtype: str = "auto",
@@ -66,6 +67,7 @@ def compare(
         models: Folders, hub names or loaded models.
         data: BEIR folder or hub dataset (see `load_beir`), or data that are loaded already.
         split: As in `evaluate`.
+        drop_same_id: As in `evaluate`.
         max_length: As in `evaluate`.
         batch_size: As in `evaluate`.
         dtype: As in `evaluate`.
@@ -83,10 +85,10 @@ def compare(
         ValueError: As in `evaluate`; if there is no model, or a sample or round count is too small.
     """
     _check_counts(len(models), speed_rounds, speed_documents, speed_queries)
+    check_drop_same_id(drop_same_id or "auto")
     for model in models:
         check_model(model, dtype, device)
-    if not isinstance(data, RetrievalData):
-        data = load_beir(data, split, show_progress=show_progress)
+    data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
     evaluations = [
         evaluate(
             model,
@@ -146,7 +148,7 @@ def _with_speed(evaluation: Evaluation, speed: Speed) -> Evaluation:
     )
 
 
-def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
+def comparison_table(evaluations: Sequence[Evaluation]) -> WideTable:
     """Lay evaluations on the same data side by side.
 
     Below the figures of every model but the first stands what they are of those of the first: a
@@ -157,10 +159,8 @@ def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
     """
     from rich.markup import escape
 
-    table = _table(evaluations)
-    table.add_column("model", overflow="fold")
-    for heading in _FIGURES:
-        table.add_column(heading, justify="right")
+    table = _table(evaluations, "model")
+    table.add_figures(_FIGURES)
     first = evaluations[0]
     for label, evaluation in zip(_labels([e.model for e in evaluations]), evaluations, strict=True):
         table.add_row(escape(label), *_cells(evaluation))
@@ -169,7 +169,7 @@ def comparison_table(evaluations: Sequence[Evaluation]) -> Table:
     return table
 
 
-def search_table(evaluations: Sequence[Evaluation]) -> Table:
+def search_table(evaluations: Sequence[Evaluation]) -> WideTable:
     """Lay several ways of searching the same data side by side.
 
     Raises:
@@ -177,11 +177,8 @@ def search_table(evaluations: Sequence[Evaluation]) -> Table:
     """
     from rich.markup import escape
 
-    table = _table(evaluations)
-    for heading in ("model", "search"):
-        table.add_column(heading, overflow="fold")
-    for heading in _SEARCH_FIGURES:
-        table.add_column(heading, justify="right")
+    table = _table(evaluations, "model", "search")
+    table.add_figures(_SEARCH_FIGURES)
     models = list(dict.fromkeys(evaluation.model for evaluation in evaluations))
     labels = dict(zip(models, _labels(models), strict=True))
     for evaluation in evaluations:
@@ -191,9 +188,10 @@ def search_table(evaluations: Sequence[Evaluation]) -> Table:
     return table
 
 
-def _table(evaluations: Sequence[Evaluation]) -> Table:
+def _table(evaluations: Sequence[Evaluation], *labels: str) -> WideTable:
     from rich.markup import escape
-    from rich.table import Table
+
+    from effir_integrations.evaluation.wide_table import WideTable
 
     measured_on = sorted({f"{e.data} ({e.split})" for e in evaluations})
     if len(measured_on) != 1:
@@ -201,7 +199,11 @@ def _table(evaluations: Sequence[Evaluation]) -> Table:
             f"evaluations on {', '.join(measured_on) or 'nothing'}; a table compares models on one "
             "split of one data set."
         )
-    return Table(title=escape(measured_on[0]), caption=escape(_settings(evaluations)))
+    table = WideTable(title=escape(measured_on[0]), caption=escape(_settings(evaluations)))
+    table.labels = len(labels)
+    for label in labels:
+        table.add_column(label, overflow="fold")
+    return table
 
 
 def _settings(evaluations: Sequence[Evaluation]) -> str:

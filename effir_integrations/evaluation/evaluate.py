@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from effir_integrations.encoding.search_vectors import inner_product_is_similarity
-from effir_integrations.evaluation.beir import RetrievalData, load_beir
+from effir_integrations.evaluation.beir import RetrievalData, check_drop_same_id, retrieval_data
 from effir_integrations.evaluation.retrieval import check_run_ids, rank, score, write_run
 from effir_integrations.evaluation.speed import encode_timed, query_latency
 from effir_integrations.extras import import_extra
@@ -48,7 +48,7 @@ class Evaluation:
     documents: int
     """Documents searched."""
     queries: int
-    """Judged queries."""
+    """Judged queries that were searched for."""
     documents_per_second: float | None
     """Encoding in batches; in a recipe, indexing as well. None if it was not measured."""
     queries_per_second: float | None
@@ -68,6 +68,8 @@ class Evaluation:
     non_embedding_parameters: int | None = None
     """Those of the layers: without the tables of tokens and positions, which are only looked up.
     None without an encoder."""
+    drops_same_id: bool = False
+    """Whether the document of a query's own id was left out of what it finds."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -79,6 +81,7 @@ def evaluate(
     data: RetrievalData | str | Path,
     *,
     split: str = "test",
+    drop_same_id: str | None = None,
     max_length: int | None = None,
     batch_size: int = 32,
     dtype: str = "auto",
@@ -96,6 +99,9 @@ def evaluate(
         model: Folder, hub name or loaded model.
         data: BEIR folder or hub dataset (see `load_beir`), or data that are loaded already.
         split: Judgements to use; loaded data have a split of their own.
+        drop_same_id: "yes" leaves the document of a query's own id out of what it finds, "no" keeps
+            it, "auto" looks at the judgements (see `RetrievalData.drops_same_id`). None is "auto",
+            or what loaded data say.
         max_length: Tokens a text is cut to; by default the model's own limit.
         batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
         dtype: Of a model given by name: "auto", "float32", "float16" or "bfloat16".
@@ -115,11 +121,11 @@ def evaluate(
         raise ValueError(
             f"batch_size={batch_size}, max_length={max_length}; both must be at least 1."
         )
+    check_drop_same_id(drop_same_id or "auto")
     check_model(model, dtype, device)
     for package in ("faiss", "ir_measures"):
         import_extra(package)
-    if not isinstance(data, RetrievalData):
-        data = load_beir(data, split, show_progress=show_progress)
+    data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
     if run_path is not None:
         check_run_ids([*data.queries, *data.documents])
     loaded = load_model(model, max_length=max_length, dtype=dtype, device=device)
@@ -219,6 +225,7 @@ def _measure(
         document_vectors,
         list(data.queries),
         query_vectors,
+        drop_same_id=data.drops_same_id,
         show_progress=show_progress,
     )
     if run_path is not None:
@@ -240,6 +247,7 @@ def _measure(
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         device=str(model.device),
         non_embedding_parameters=non_embedding_parameters(model),
+        drops_same_id=data.drops_same_id,
     )
 
 

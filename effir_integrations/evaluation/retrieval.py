@@ -114,13 +114,12 @@ def rank(
     query_vectors: Vectors,
     *,
     k: int = 100,
+    drop_same_id: bool = False,
     show_progress: bool = False,
 ) -> Run:
     """Search and write the result as a run.
 
-    A document whose id equals the query's is left out, as BEIR does: ArguAna and Quora take their
-    queries from the corpus, where each would find itself. Documents with the same score are ordered
-    by descending id, as trec_eval does.
+    Documents with the same score are ordered by descending id, as trec_eval does.
 
     Args:
         document_ids: The id of each row of `document_vectors`, each once.
@@ -128,6 +127,8 @@ def rank(
         query_ids: The id of each row of `query_vectors`, each once.
         query_vectors: (queries, dimension), float32.
         k: Documents a query.
+        drop_same_id: Leave out the document whose id is the query's, see
+            `RetrievalData.drops_same_id`.
         show_progress: Draw a progress bar.
 
     Raises:
@@ -142,16 +143,25 @@ def rank(
                 f"{len(ids)} {kind} ids, {len(set(ids))} of them distinct, for {len(vectors)} "
                 "vectors; give each row one id of its own."
             )
-    # One more than asked for, in case the query finds itself.
-    scores, positions = search(document_vectors, query_vectors, k + 1, show_progress=show_progress)
+    # one more than asked for, since the query may find itself
+    depth = k + drop_same_id
+    scores, positions = search(document_vectors, query_vectors, depth, show_progress=show_progress)
     run: Run = {}
     for query, row_scores, row_positions in zip(
         query_ids, scores.tolist(), positions.tolist(), strict=True
     ):
         found = zip((document_ids[position] for position in row_positions), row_scores, strict=True)
-        others = [(document, score) for document, score in found if document != query]
-        run[query] = dict(_ordered(query, dict(others[:k])))
+        run[query] = best(query, dict(found), k, drop_same_id=drop_same_id)
     return run
+
+
+def best(
+    query: str, scores: Mapping[str, float], k: int, *, drop_same_id: bool
+) -> dict[str, float]:
+    """Return the `k` best documents of a query in order, without that of its own id if told so."""
+    ordered = _ordered(query, scores)
+    kept = [pair for pair in ordered if not (drop_same_id and pair[0] == query)]
+    return dict(kept[:k])
 
 
 def _ordered(query: str, scores: Mapping[str, float]) -> list[tuple[str, float]]:

@@ -173,13 +173,13 @@ def load_training(
 def _check_beir_options(name: str, options: _Options) -> None:
     if options.scored:
         raise ValueError(
-            f"{name}: a BEIR folder has no scores; run `effir mine MODEL {name} mined.jsonl`, then "
-            "`effir score`, and train on the file it writes."
+            f"{name}: a BEIR folder has no scores; run `effir mine MODEL mined.jsonl --data "
+            f"{name}`, then `effir score`, and train on the file it writes."
         )
     if options.negatives:
         raise ValueError(
             f"{name}: a BEIR folder has no negatives, but negatives={options.negatives}; run "
-            f"`effir mine MODEL {name} mined.jsonl` first and train on that file, or set "
+            f"`effir mine MODEL mined.jsonl --data {name}` first and train on that file, or set "
             "--negatives 0."
         )
 

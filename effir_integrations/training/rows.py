@@ -159,8 +159,8 @@ def beir_rows(source: str, data: RetrievalData) -> Iterator[tuple[str, int, Mapp
     Such queries are no fault of a BEIR folder, so they are counted in a warning.
     """
     unanswered = 0
-    for number, (query, judged) in enumerate(data.qrels.items(), start=1):
-        positives = [data.documents[document] for document, grade in judged.items() if grade > 0]
+    for number, query in enumerate(data.queries, start=1):
+        positives = [data.documents[document] for document in data.relevant(query)]
         unanswered += not positives
         if positives:
             where = f"{source} split {data.split!r} query {query!r}"

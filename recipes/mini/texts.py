@@ -193,10 +193,9 @@ def title_pairs(documents: Iterable[tuple[str, str]]) -> Iterator[Pair]:
 def train_pairs(folder: Path) -> Iterator[Pair]:
     """Yield the train queries of a BEIR folder with each document that answers them."""
     data = load_beir(folder, "train")
-    for identifier, judged in data.qrels.items():
-        for document, grade in judged.items():
-            if grade > 0:
-                yield Pair(query=data.queries[identifier], document=data.documents[document])
+    for identifier, query in data.queries.items():
+        for document in data.relevant(identifier):
+            yield Pair(query=query, document=data.documents[document])
 
 
 def sentences(text: str) -> list[str]:

@@ -102,6 +102,14 @@ def failures() -> None:
         SEEN["unknown index"] = raised("search.faiss", search.format("nowhere", "topics.tsv"))
     SEEN["errors"] = errors.getvalue()
     os.environ["HF_HUB_OFFLINE"] = "1"
+    Path("unread").mkdir()
+    Path("unread/docs.jsonl").write_text('{"_id": "a", "text": "w1"}\n')
+    line = "--collection JsonCollection --input unread --index none --threads 1 "
+    line += "--generator DefaultLuceneDocumentGenerator"
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        SEEN["no document"] = raised("index.lucene", line)
+    SEEN["no document says"] = errors.getvalue()
     SEEN["bad option"] = raised("search.faiss", search.format("flat", "topics.tsv") + " --hitz x")
     corpus = "input --corpus {} output --embeddings flat --to-faiss encoder --encoder model"
     bad = raised("encode", corpus.format("beir/corpus.jsonl") + " --no-such-option")

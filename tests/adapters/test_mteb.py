@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 
@@ -102,6 +103,35 @@ def test_figures_are_those_of_our_evaluation(full, pruned, data, tmp_path):
         found = run(mteb_model(folder, precision=None, device="cpu"), beir_task(data), tmp_path)
         assert 0.05 < expected < 0.95
         assert ndcg(found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_ids_that_coincide_are_treated_as_in_our_evaluation(full, data, tmp_path):
+    lines = (data / "qrels" / "test.tsv").read_text()
+    folder = shutil.copytree(data, tmp_path / "own")
+    (folder / "qrels" / "test.tsv").write_text(f"{lines}d1\td1\t2\n")
+    recalls = []
+    for choice in (None, "yes", "no"):
+        expected = evaluate(full, folder, drop_same_id=choice, device="cpu")
+        task = beir_task(folder, drop_same_id=choice)
+        assert task.ignore_identical_ids is expected.drops_same_id is (choice == "yes")
+        # results of both are kept apart
+        found = run(mteb_model(full, precision=None, device="cpu"), task, tmp_path / "results")
+        assert ndcg(found) == pytest.approx(expected.metrics["nDCG@10"], abs=1e-4)
+        recalls.append(found.task_results[0].scores["test"][0]["recall_at_100"])
+    assert recalls == [1.0, pytest.approx(0.975, abs=1e-4), 1.0]
+
+
+def test_what_is_judged_and_absent_counts_as_in_our_evaluation(full, data, tmp_path):
+    lines = (data / "qrels" / "test.tsv").read_text()
+    folder = shutil.copytree(data, tmp_path / "lacking")
+    more = "q3\tgone\t2\nabsent\td2\t1\nnothing\td9\t0\n"
+    (folder / "qrels" / "test.tsv").write_text(lines + more)
+    with (folder / "queries.jsonl").open("a") as stream:
+        stream.write('{"_id": "nothing", "text": "w1 w2"}\n')
+    expected = evaluate(full, folder, device="cpu").metrics["nDCG@10"]
+    assert expected < evaluate(full, data, device="cpu").metrics["nDCG@10"]
+    found = run(mteb_model(full, precision=None, device="cpu"), beir_task(folder), tmp_path)
+    assert ndcg(found) == pytest.approx(expected, abs=1e-4)
 
 
 def test_full_and_pruned_models_have_entries_of_their_own(full, pruned, data, tmp_path):

@@ -103,8 +103,17 @@ def vectors(folder, data) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def ours(data, vectors):
+    return ranked(data, vectors, "query")
+
+
+def ranked(data, vectors, queries):
+    """What an exact search with `--remove-query` has to find."""
     return rank(
-        list(data.documents), vectors["document"], list(data.queries), vectors["query"], k=100
+        list(data.documents),
+        vectors["document"],
+        list(data.queries),
+        vectors[queries],
+        drop_same_id=True,
     )
 
 
@@ -162,10 +171,7 @@ def test_shards_in_half_precision_merge_to_about_the_same_vectors(folder, vector
 
 
 def test_a_query_prefix_replaces_the_prompt_and_a_length_cuts_queries(folder, data, vectors):
-    expected = rank(
-        list(data.documents), vectors["document"], list(data.queries), vectors["prefix"], k=100
-    )
-    same(read_run(folder / "runs" / "prefix.txt"), expected)
+    same(read_run(folder / "runs" / "prefix.txt"), ranked(data, vectors, "prefix"))
 
 
 def test_stock_pyserini_searches_what_was_exported_without_the_model(folder, data, ours):
@@ -225,6 +231,11 @@ def test_an_index_that_pyserini_does_not_know_ends_in_an_error(seen):
     assert seen["unknown index"] == "SystemExit: 3"
     assert "ended without having written" in seen["errors"]
     assert seen["bad option"] == "SystemExit: 2"
+
+
+def test_an_index_of_no_document_is_an_error(seen):
+    assert seen["no document"] == "SystemExit: 2"
+    assert "--index none holds no document: none was found in --input" in seen["no document says"]
 
 
 def test_an_encoding_that_fails_leaves_no_index_and_one_that_did_not_begin_leaves_the_old(seen):

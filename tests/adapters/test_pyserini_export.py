@@ -58,6 +58,25 @@ def test_queries_and_judgements_of_data_are_written_as_well(model, tmp_path):
     np.testing.assert_allclose(np.stack(table["embedding"]), expected, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("judged", "choice", "removed"),
+    [("a", None, False), ("b", None, True), ("a", "yes", True), ("b", "no", False)],
+)
+def test_the_result_says_whether_a_search_is_to_remove_the_document_of_the_querys_id(
+    model, tmp_path, judged, choice, removed
+):
+    data = RetrievalData(
+        name="x",
+        split="test",
+        documents={"a": "w1", "b": "w2"},
+        queries={"a": "w1"},
+        qrels={"a": {judged: 1}, "absent": {"gone": 1}},
+    )
+    written = export_to_pyserini(model, data, tmp_path / "out", drop_same_id=choice)
+    assert written.remove_query is removed
+    assert written.qrels.read_text() == f"a 0 {judged} 1\nabsent 0 gone 1\n"
+
+
 def test_queries_given_apart_have_no_judgements(model, tmp_path):
     written = export_to_pyserini(model, DOCUMENTS, tmp_path / "out", queries={"a": "w1"})
     assert written.topics.is_file() and written.qrels is None
@@ -75,9 +94,11 @@ def test_queries_given_apart_have_no_judgements(model, tmp_path):
 def test_documents_that_cannot_be_written_are_refused_before_the_model_is_loaded(
     tmp_path, documents, message
 ):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         export_to_pyserini(tmp_path / "no model", documents, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    for format_of_others in (".npy", ".parquet", ".jsonl"):
+        assert format_of_others not in str(refused.value)
 
 
 def test_what_is_there_is_replaced_only_on_demand(model, tmp_path):

@@ -33,6 +33,8 @@ def folder(tmp_path_factory) -> Path:
     export_to_pyserini(base / "small", {"a": "w1"}, base / "narrow")
     (base / "narrow" / "effir.json").unlink()
     export_to_pyserini(base / "other", {"a": "w1"}, base / "others", queries={"q": "w1"})
+    (base / "topics.csv").write_text("q,w1\n")
+    (base / "bad.tsv").write_text("query-id\tcorpus-id\tscore\nq\ta\tx\n")
     (base / "empty").mkdir()
     (base / "mixed").mkdir()
     for name in ("corpus", "queries"):
@@ -95,6 +97,11 @@ REFUSED = {
         r"HF_HUB_OFFLINE=1 forbids; give a file, such as a \.json one"),
     "topics that are not there": (
         "pyserini.search.lucene", "--index empty --output r --topics x.tsv", "nothing is there"),
+    "topics in a format that nobody reads": (
+        "pyserini.search.faiss", SEARCH.replace("topics.json", "topics.csv"),
+        r"topics.csv: neither Pyserini .* write \.json"),
+    "judgements of BEIR with a bad line": (
+        "pyserini.eval.trec_eval", "-c bad.tsv topics.json", "score 'x' is not an integer"),
     "a search without output": (
         "pyserini.search.lucene", "--index empty --topics topics.json", "--output is missing"),
     "a Lucene index that is not there": (

@@ -93,6 +93,24 @@ def test_compress_from_yaml_does_the_same_as_from_options(base, texts, tmp_path)
     assert np.array_equal(*(model.encode(["w1 w2", "w3"]) for model in models))
 
 
+@pytest.mark.parametrize(("choice", "expected"), [("auto", 1.0), ("yes", 0.0)])
+def test_documents_numbered_as_their_queries_are_dropped_on_demand(
+    base, tmp_path, choice, expected
+):
+    data = tmp_path / "numbered"
+    (data / "qrels").mkdir(parents=True)
+    rows = "".join(f'{{"_id": "{row}", "text": "w{row} w{row + 9}"}}\n' for row in range(9))
+    for name in ("corpus", "queries"):
+        (data / f"{name}.jsonl").write_text(rows)
+    (data / "qrels" / "test.tsv").write_text("".join(f"{row}\t{row}\t1\n" for row in range(9)))
+    options = ["--data", data, "--drop-same-id", choice]
+    assert effir_json("evaluate", base, *options)["metrics"]["R@100"] == expected
+    (row,) = effir_json("compare", base, *options)
+    assert row["metrics"]["R@100"] == expected
+    message = refused("compare", base, "--data", data, "--drop-same-id", "maybe")
+    assert "drop_same_id='maybe' is none of auto, yes, no" in message
+
+
 def test_compare_lists_every_model_with_the_promised_keys(base, data, tmp_path):
     effir_json("compress", base, tmp_path / "out", "--last-blocks", 1)
     results = effir_json("compare", base, tmp_path / "out", "--data", data)

@@ -47,12 +47,12 @@ def test_documents_are_the_default_and_queries_a_role(model, data, tmp_path):
     encoder = load(model, device="cpu", precision="fp32")
     documents, queries = tmp_path / "documents.npy", tmp_path / "queries.npy"
 
-    result = effir_json("encode", model, data, "--out", documents, *FP32)
+    result = effir_json("encode", model, "--data", data, "--out", documents, *FP32)
     assert (result["rows"], result["dimension"], result["resumed_from"]) == (20, 32, 0)
     assert result["path"] == str(documents)
     assert result["ids_path"] == str(tmp_path / "documents.ids.txt")
     assert result["texts_per_second"] > 0
-    effir_json("encode", model, data, "--out", queries, "--role", "query", *FP32)
+    effir_json("encode", model, "--data", data, "--out", queries, "--role", "query", *FP32)
 
     texts = [f"w{row} w{row + 20} w{row + 25}" for row in range(20)]
     expected = encoder.encode([f"w9 {text}" for text in texts], prompt_name="document")
@@ -65,14 +65,15 @@ def test_documents_are_the_default_and_queries_a_role(model, data, tmp_path):
 def test_every_option_reaches_the_vectors(model, data, tmp_path):
     out = tmp_path / "v.npy"
     options = ["--prompt", "w7", "--truncate-dim", 6, "--max-length", 3, "--normalize"]
-    effir_json("encode", model, data / "queries.jsonl", "--out", out, *options, *FP32)
+    effir_json("encode", model, "--data", data / "queries.jsonl", "--out", out, *options, *FP32)
     encoder = load(model, device="cpu", precision="fp32", max_length=3)
     texts = [f"w{row} w{row + 20} w{row + 25}" for row in range(4)]
     kept = {"prompt": "w7", "truncate_dim": 6, "normalize_embeddings": True}
     assert np.array_equal(np.load(out), encoder.encode(texts, **kept))
 
-    effir_json("encode", model, data, "--out", tmp_path / "bf16.npy", "--precision", "bf16")
-    effir_json("encode", model, data, "--out", tmp_path / "fp32.npy", *FP32)
+    command = ["encode", model, "--data", data, "--out"]
+    effir_json(*command, tmp_path / "bf16.npy", "--precision", "bf16")
+    effir_json(*command, tmp_path / "fp32.npy", *FP32)
     exact, rounded = (np.load(tmp_path / f"{name}.npy") for name in ("fp32", "bf16"))
     assert not np.array_equal(exact, rounded)
     assert np.allclose(exact, rounded, atol=0.05)
@@ -80,12 +81,12 @@ def test_every_option_reaches_the_vectors(model, data, tmp_path):
 
 def test_the_result_is_one_line_and_quiet_is_none(model, data, tmp_path):
     out = tmp_path / "v.jsonl"
-    result = effir("encode", model, data, "--out", out, "--window", 8)
+    result = effir("encode", model, "--data", data, "--out", out, "--window", 8)
     assert result.exit_code == 0, result.output
     assert f"written to {out}: 20 texts x 32 dimensions" in result.stdout
     assert "texts/s" in result.stdout
     assert len(out.read_text().splitlines()) == 20
-    result = effir("encode", model, data, "--out", out, "--quiet", "--force")
+    result = effir("encode", model, "--data", data, "--out", out, "--quiet", "--force")
     assert (result.exit_code, result.stdout) == (0, "")
 
 
@@ -94,7 +95,7 @@ def test_parquet_in_and_parquet_out(model, tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
     source, out = tmp_path / "corpus.parquet", tmp_path / "v.parquet"
     parquet.write_table(pyarrow.table({"id": [7, 8], "text": ["w1", "w2 w3"]}), source)
-    assert effir_json("encode", model, source, "--out", out)["ids_path"] is None
+    assert effir_json("encode", model, "--data", source, "--out", out)["ids_path"] is None
     assert parquet.read_table(out)["docid"].to_pylist() == ["7", "8"]
 
 
@@ -103,7 +104,7 @@ def test_bad_input_is_refused_before_the_model_is_looked_for(data, tmp_path):
     (tmp_path / "there.npy").write_text("mine")
 
     def refusal(corpus, out, *options):
-        return refused("encode", absent, corpus, "--out", out, *options)
+        return refused("encode", absent, "--data", corpus, "--out", out, *options)
 
     assert "nothing is there" in refusal(tmp_path / "no.jsonl", out)
     assert "expected a JSON Lines file, nothing is there" in refusal(tmp_path, out)
@@ -122,9 +123,9 @@ def test_bad_input_is_refused_before_the_model_is_looked_for(data, tmp_path):
 
 def test_mistakes_in_options_are_one_line(model, data, tmp_path):
     out = tmp_path / "v.npy"
-    message = refused("encode", model, data, "--out", out, "--precision", "fp31")
+    message = refused("encode", model, "--data", data, "--out", out, "--precision", "fp31")
     assert "precision 'fp31' is not known" in message
-    message = refused("encode", model, data, "--out", out, "--truncate-dim", 99)
+    message = refused("encode", model, "--data", data, "--out", out, "--truncate-dim", 99)
     assert "truncate_dim=99" in message
     assert sorted(os.listdir(tmp_path)) == ["mini"]
 
@@ -133,12 +134,12 @@ def test_a_bad_line_is_named_and_the_same_command_goes_on(model, data, tmp_path)
     corpus, out = data / "corpus.jsonl", tmp_path / "v.npy"
     lines = corpus.read_text().splitlines()
     corpus.write_text("\n".join([*lines[:17], "{broken", *lines[17:]]))
-    command = ["encode", model, data, "--out", out, "--window", 8, *FP32]
+    command = ["encode", model, "--data", data, "--out", out, "--window", 8, *FP32]
     assert "corpus.jsonl line 18: not JSON" in refused(*command)
     corpus.write_text("\n".join(lines))
     assert "--force" in refused(*command, "--prompt", "w3")
     assert effir_json(*command)["resumed_from"] == 16
-    result = effir("encode", model, data, "--out", out, "--force")
+    result = effir("encode", model, "--data", data, "--out", out, "--force")
     assert "from an earlier run" not in result.stdout
 
 
@@ -146,7 +147,8 @@ def test_interrupted_is_one_line_and_the_same_command_goes_on(model, tmp_path):
     corpus, out = tmp_path / "corpus.jsonl", tmp_path / "v.npy"
     records = ({"_id": f"d{row}", "text": f"w{row % 60} w1"} for row in range(60_000))
     corpus.write_text("".join(json.dumps(record) + "\n" for record in records))
-    command = ["encode", str(model), str(corpus), "--out", str(out), "--window", "64", *FP32]
+    command = ["encode", str(model), "--data", str(corpus), "--out", str(out), *FP32]
+    command += ["--window", "64"]
     process = subprocess.Popen(
         [sys.executable, "-m", "effir_integrations", *command],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -173,14 +175,14 @@ def test_interrupted_is_one_line_and_the_same_command_goes_on(model, tmp_path):
 def test_help_teaches():
     result = effir("encode", "--help")
     assert result.exit_code == 0
-    assert "effir encode MODEL beir/scifact --out vectors.npy" in result.output
+    assert "effir encode MODEL --data beir/scifact --out vectors.npy" in result.output
 
 
 def test_a_cluster_on_this_machine_writes_shards_with_the_same_vectors(model, data, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "shards"
     options = ["--role", "query", "--ray", "local", "--actors", 1, "--precision", "fp32"]
-    result = effir_json("encode", model, data, "--out", out, *options)
+    result = effir_json("encode", model, "--data", data, "--out", out, *options)
     assert (result["texts"], result["dimension"], result["shards"]) == (4, 32, 1)
     table = parquet.read_table(out / "part-000000.parquet").to_pydict()
     assert table["docid"] == ["q0", "q1", "q2", "q3"]
@@ -190,7 +192,7 @@ def test_a_cluster_on_this_machine_writes_shards_with_the_same_vectors(model, da
 
 
 def test_what_only_one_of_machine_and_cluster_can_do_is_refused(model, data, tmp_path):
-    out = ["--out", tmp_path / "v.npy"]
-    assert "--actors 2 is for --ray" in refused("encode", model, data, *out, "--actors", 2)
-    on_ray = [*out, "--ray", "local", "--device", "cpu"]
-    assert "--device is chosen by the cluster" in refused("encode", model, data, *on_ray)
+    command = ["encode", model, "--data", data, "--out", tmp_path / "v.npy"]
+    assert "--actors 2 is for --ray" in refused(*command, "--actors", 2)
+    on_ray = ["--ray", "local", "--device", "cpu"]
+    assert "--device is chosen by the cluster" in refused(*command, *on_ray)

@@ -49,7 +49,9 @@ def test_mine_then_score(encoder, reranker, data, tmp_path):
     mined, scored = tmp_path / "mined.jsonl", tmp_path / "scored.jsonl"
 
     # Each query is the text of its document, so that nothing is as similar.
-    result = effir_json("mine", encoder, data, mined, "--negatives", 3, "--relative-margin", 0)
+    result = effir_json(
+        "mine", encoder, mined, "--data", data, "--negatives", 3, "--relative-margin", 0
+    )
     assert result == {"path": str(mined), "queries": 4, "negatives": 12, "short": 0, "filled": 0}
     result = effir_json("score", reranker, mined, scored)
     assert result == {"path": str(scored), "queries": 4, "passages": 16}
@@ -64,11 +66,11 @@ def test_the_result_is_one_line_and_quiet_is_none(encoder, reranker, data, tmp_p
     mined = tmp_path / "mined.jsonl"
     options = ["--negatives", 30, "--relative-margin", 0]
 
-    result = effir("mine", encoder, data, mined, *options)
+    result = effir("mine", encoder, mined, "--data", data, *options)
     assert result.exit_code == 0, result.output
     assert f"written to {mined}: 4 queries" in result.stdout
     assert "4 queries have fewer than 30" in result.stdout
-    result = effir("mine", encoder, data, mined, *options, "--quiet", "--force")
+    result = effir("mine", encoder, mined, "--data", data, *options, "--quiet", "--force")
     assert (result.exit_code, result.stdout) == (0, "")
     result = effir("score", reranker, mined, tmp_path / "scored.jsonl")
     assert f"written to {tmp_path / 'scored.jsonl'}: 4 queries" in result.stdout
@@ -79,11 +81,11 @@ def test_the_result_is_one_line_and_quiet_is_none(encoder, reranker, data, tmp_p
 def test_faiss_and_a_shorter_length_are_passed_on(encoder, data, tmp_path):
     pytest.importorskip("faiss")
     shared = ["--negatives", 3, "--relative-margin", 0]
-    effir_json("mine", encoder, data, tmp_path / "a.jsonl", *shared)
-    effir_json("mine", encoder, data, tmp_path / "b.jsonl", *shared, "--faiss")
+    effir_json("mine", encoder, tmp_path / "a.jsonl", "--data", data, *shared)
+    effir_json("mine", encoder, tmp_path / "b.jsonl", "--data", data, *shared, "--faiss")
     assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
     # Of one token nothing but the start is left: every text is the same.
-    message = refused("mine", encoder, data, tmp_path / "c.jsonl", "--max-length", 1)
+    message = refused("mine", encoder, tmp_path / "c.jsonl", "--data", data, "--max-length", 1)
     assert "no negative was found for any of 4 queries" in message
 
 
@@ -91,22 +93,28 @@ def test_faiss_and_a_shorter_length_are_passed_on(encoder, data, tmp_path):
 def test_an_existing_file_is_refused_before_the_model_is_looked_for(data, tmp_path, verb):
     out = tmp_path / "out.jsonl"
     out.write_text(json.dumps({"query": "q", "pos": ["p"]}))
-    source = data if verb == "mine" else out
-    message = refused(verb, tmp_path / "no-model", source, out)
+    files = [out, "--data", data] if verb == "mine" else [out, out]
+    message = refused(verb, tmp_path / "no-model", *files)
     assert "out.jsonl exists; choose another file, or replace it (--force)" in message
 
 
 def test_mistakes_of_mine_are_one_line(encoder, data, tmp_path):
     out = tmp_path / "out.jsonl"
-    assert "nothing is there" in refused("mine", encoder, "nothing.jsonl", out)
-    assert "for evaluation" in refused("mine", encoder, data, out, "--split", "test")
-    assert "no judgements for split" in refused("mine", encoder, data, out, "--split", "dev")
-    assert "negatives=0" in refused("mine", encoder, data, out, "--negatives", 0)
-    assert "range_max=3" in refused("mine", encoder, data, out, "--range-max", 3)
-    assert "relative_margin=-1" in refused("mine", encoder, data, out, "--relative-margin", -1)
-    assert "prompt name 'x'" in refused("mine", encoder, data, out, "--query-prompt-name", "x")
-    assert "no model folder" in refused("mine", tmp_path / "no-model", data, out)
-    assert ".jsonl files" in refused("mine", encoder, data, tmp_path / "out.txt")
+    assert "nothing is there" in refused("mine", encoder, out, "--data", "nothing.jsonl")
+    assert "for evaluation" in refused("mine", encoder, out, "--data", data, "--split", "test")
+    assert "no judgements for split" in refused(
+        "mine", encoder, out, "--data", data, "--split", "dev"
+    )
+    assert "negatives=0" in refused("mine", encoder, out, "--data", data, "--negatives", 0)
+    assert "range_max=3" in refused("mine", encoder, out, "--data", data, "--range-max", 3)
+    assert "relative_margin=-1" in refused(
+        "mine", encoder, out, "--data", data, "--relative-margin", -1
+    )
+    assert "prompt name 'x'" in refused(
+        "mine", encoder, out, "--data", data, "--query-prompt-name", "x"
+    )
+    assert "no model folder" in refused("mine", tmp_path / "no-model", out, "--data", data)
+    assert ".jsonl files" in refused("mine", encoder, tmp_path / "out.txt", "--data", data)
     assert not out.exists()
 
 
@@ -122,7 +130,7 @@ def test_mistakes_of_score_are_one_line(encoder, reranker, tmp_path):
 
 def test_a_missing_extra_is_named(encoder, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    message = refused("mine", encoder, data, tmp_path / "out.jsonl", code=4)
+    message = refused("mine", encoder, tmp_path / "out.jsonl", "--data", data, code=4)
     assert 'pip install "effir-integrations[train]"' in message
 
 

@@ -145,6 +145,26 @@ def test_ids_of_all_alphabets_come_back(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
+def test_an_id_that_repeats_is_written_twice_and_said(encoder, ending, tmp_path, caplog):
+    ids = ["a", "b", "a", "c", "b", "a"]
+    out = tmp_path / f"v{ending}"
+    result = encode_to_file(encoder, [(x, f"w{i}") for i, x in enumerate(ids)], out, window=2)
+    assert (read_back(out)[0], result.rows, result.repeated_ids) == (ids, 6, 3)
+    (record,) = caplog.records
+    assert "3 of 6 texts have the id of an earlier one, such as 'a'" in record.getMessage()
+    assert names(tmp_path) == names_of(out)
+
+
+def names_of(out):
+    return sorted([out.name, *([f"{out.stem}.ids.txt"] if out.suffix == ".npy" else [])])
+
+
+def test_ids_that_are_unique_are_written_without_a_word(encoder, tmp_path, caplog):
+    assert encode_to_file(encoder, PAIRS, tmp_path / "v.npy", window=4).repeated_ids == 0
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_a_stopped_run_goes_on_and_gives_the_same_bytes(encoder, ending, tmp_path):
     for name in ("whole", "stopped"):
         (tmp_path / name).mkdir()

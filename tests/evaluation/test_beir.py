@@ -10,6 +10,8 @@ import pytest
 
 from effir_integrations.evaluation.beir import RetrievalData, load_beir
 
+QRELS = [(f"q{row}", f"d{row}", "1") for row in range(5)]
+
 MakeBeir = Callable[..., Path]
 
 README = """---
@@ -123,8 +125,8 @@ GOOD = {"_id": "d0", "title": "", "text": "w0"}
         ),
         ({"queries": ["{}"]}, r"queries\.jsonl line 1: lacks the key '_id'"),
         ({"queries": [{"_id": "q0"}]}, r"queries\.jsonl line 1: lacks the key 'text'"),
-        ({"qrels": [("q9", "d0", "1")]}, r"test\.tsv line 2: query 'q9' is not among the queries"),
-        ({"qrels": [("q0", "d99", "1")]}, r"test\.tsv line 2: document 'd99' is not in the corpus"),
+        ({"qrels": [("q9", "d0", "1")]}, r"none of the 1 judged queries, such as 'q9', is among"),
+        ({"qrels": [("q0", "d99", "1")]}, r"no document that is judged, such as 'd99', is in"),
         ({"qrels": [("q0", "d0", "1"), ("q0", "d1")]}, r"test\.tsv line 3: 2 columns in"),
         ({"qrels": ["q0 0 d0 1"]}, r"test\.tsv line 2: 1 columns in 'q0 0 d0 1'"),
         ({"qrels": [("q0", "d0", "yes")]}, r"test\.tsv line 2: score 'yes' is not an integer"),
@@ -280,8 +282,9 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     [
         ({"documents": {}}, "no documents"),
         ({"qrels": {}}, "no judged query"),
-        ({"queries": {}}, "unknown query 'q'"),
-        ({"qrels": {"q": {"x": 1}}}, "unknown document 'x'"),
+        ({"queries": {}}, "none of the 1 judged queries, such as 'q', is among the queries"),
+        ({"qrels": {"q": {"x": 1}}}, "no document that is judged, such as 'x', is in the corpus"),
+        ({"drop_same_id": "maybe"}, "drop_same_id='maybe' is none of auto, yes, no"),
         ({"queries": {"q": "w", "p": "w"}}, "query 'p' has no judgement"),
     ],
 )
@@ -300,10 +303,73 @@ def test_scifact_has_the_published_size(scifact: Path):
     assert sum(map(len, data.qrels.values())) == 339
 
 
-def test_qrels_may_come_without_their_header(make_beir: MakeBeir):
-    folder = make_beir()
+@pytest.mark.parametrize("first", ["1", "-1", "2.0"])
+def test_qrels_may_come_without_their_header(make_beir: MakeBeir, first: str):
+    folder = make_beir(qrels=[("q0", "d3", first), *QRELS])
     path = folder / "qrels" / "test.tsv"
     with_header = load_beir(folder).qrels
     path.write_text(path.read_text().split("\n", 1)[1])
 
     assert load_beir(folder).qrels == with_header
+    assert with_header["q0"]["d3"] == float(first)
+
+
+def test_judgements_of_a_file_may_be_whole_numbers_with_a_point_as_those_of_a_dataset(
+    make_beir: MakeBeir,
+):
+    data = load_beir(make_beir(qrels=[("q0", "d0", "1.0"), ("q0", "d1", "-2.0")]))
+
+    assert data.qrels == {"q0": {"d0": 1, "d1": -2}}
+
+
+ABSENT = [*QRELS, ("q0", "gone", "1"), ("q1", "gone", "0"), ("left", "d0", "1")]
+
+
+def test_judgements_of_what_is_not_there_are_kept_and_counted_in_a_warning(
+    make_beir: MakeBeir, caplog: pytest.LogCaptureFixture
+):
+    data = load_beir(make_beir(qrels=ABSENT))
+
+    assert data.qrels["q0"] == {"d0": 1, "gone": 1}
+    assert data.qrels["left"] == {"d0": 1}
+    assert "left" not in data.queries
+    assert data.relevant("q0") == ["d0"]
+    documents, queries = (record.getMessage() for record in caplog.records)
+    assert "2 judgements name documents that are not in the corpus" in documents
+    assert "1 of 6 judged queries are not among the queries" in queries
+
+
+NUMBERED = {
+    "corpus": [{"_id": f"{row}", "text": f"w{row} w{row + 20}"} for row in range(1, 13)],
+    "queries": [{"_id": f"{row}", "text": f"w{row} w{row + 20}"} for row in range(1, 7)],
+}
+OWN = [(f"{row}", f"{row}", "1") for row in range(1, 7)]
+OTHER = [(f"{row}", f"{row + 1}", "1") for row in range(1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("qrels", "choice", "drops", "said"),
+    [
+        (OWN, "auto", False, "6 of these are judged relevant to it, so they are kept"),
+        (OTHER, "auto", True, "none of these is judged relevant to it, so they are left out"),
+        ([*OTHER, ("2", "2", "1")], "auto", False, "1 of these are judged relevant"),
+        ([*OTHER, ("2", "2", "0")], "auto", True, "none of these is judged relevant"),
+        (OWN, "yes", True, None),
+        (OTHER, "no", False, None),
+    ],
+)
+def test_the_document_of_the_querys_own_id_is_left_out_where_that_is_the_sense_of_the_data(
+    make_beir: MakeBeir, caplog: pytest.LogCaptureFixture, qrels, choice, drops, said
+):
+    data = load_beir(make_beir(**NUMBERED, qrels=qrels), "test", choice)
+
+    assert data.drops_same_id is data.drops_same_id is drops
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == (said is not None)
+    for line in lines:
+        assert "6 of 6 queries have the id of a document" in line and said in line
+
+
+def test_nothing_is_said_where_no_ids_coincide(make_beir, caplog: pytest.LogCaptureFixture):
+    assert not load_beir(make_beir()).drops_same_id
+    assert not caplog.records

@@ -169,6 +169,35 @@ def test_the_table_of_three_models_fits_where_there_is_no_terminal():
     assert Console(width=120).measure(table).minimum <= 120
 
 
+BIG = {
+    "parameters": 7_110_660_096,
+    "non_embedding_parameters": 6_979_588_096,
+    "bytes": 14_221_320_192,
+    "documents_per_second": 12_345.6,
+    "queries_per_second": 45_678.9,
+    "query_latency_ms": 1234.56,
+}
+
+
+@pytest.mark.parametrize("width", [80, 60, 120, 200])
+@pytest.mark.parametrize("layout", [comparison_table, search_table])
+def test_every_figure_is_readable_in_a_narrow_terminal(width: int, layout: Callable):
+    models = ["a-model-with-a-long-name-in-a-folder/Qwen3-Embedding-0.6B-drop-14-mlp", "half"]
+    evaluations = [evaluation(models[0], **BIG), evaluation(models[1], **{**BIG, "bytes": 7e9})]
+    table = layout(evaluations)
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table)
+    shown = console.export_text()
+
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    headings = [str(column.header) for column in table.columns]
+    cells = [str(cell) for column in table.columns[table.labels :] for cell in column.cells]
+    for whole in (*headings, *filter(None, cells)):
+        assert whole in shown.split()
+    assert shown.count("scifact (test)") == shown.count("at most 256 tokens") == 1
+
+
 def test_the_table_says_what_was_measured_and_how():
     shown = text([evaluation(), evaluation("half", dtype="bfloat16")])
 

@@ -102,6 +102,49 @@ def test_the_length_changes_what_the_model_sees(model: SentenceTransformer, make
     assert cut.metrics["RR@10"] == pytest.approx(sum(1 / n for n in range(1, 11)) / 10)
 
 
+def numbered(make_beir: MakeBeir, qrels: list[tuple[str, str, str]]) -> Path:
+    """Forty documents and queries with the same ids on both sides."""
+    rows = [{"_id": f"{row}", "text": f"w{row} w{row + 10}"} for row in range(40)]
+    return make_beir(corpus=rows, queries=rows, qrels=qrels)
+
+
+def test_documents_numbered_as_their_queries_are_found(model_folder: Path, make_beir: MakeBeir):
+    data = numbered(make_beir, [(f"{row}", f"{row}", "1") for row in range(40)])
+
+    found = evaluate(model_folder, data)
+    assert found.metrics["nDCG@10"] == 1.0
+    assert not found.drops_same_id
+    dropped = evaluate(model_folder, data, drop_same_id="yes")
+    assert dropped.metrics["nDCG@10"] == 0.0
+    assert dropped.drops_same_id
+    # loaded data have a choice of their own, which the argument overrules
+    loaded = load_beir(data, "test", "yes")
+    assert evaluate(model_folder, loaded).metrics["nDCG@10"] == 0.0
+    assert evaluate(model_folder, loaded, drop_same_id="no").metrics["nDCG@10"] == 1.0
+
+
+def test_a_query_from_the_corpus_does_not_find_itself(model_folder: Path, make_beir: MakeBeir):
+    data = numbered(make_beir, [("0", "10", "1"), ("1", "11", "1")])
+
+    assert evaluate(model_folder, data).drops_same_id
+    kept = evaluate(model_folder, data, drop_same_id="no")
+    assert kept.metrics["RR@10"] < evaluate(model_folder, data).metrics["RR@10"]
+
+
+def test_a_judgement_of_what_is_not_there_counts_as_not_found(
+    model_folder: Path, make_beir: MakeBeir
+):
+    whole = evaluate(model_folder, make_beir())
+    lines = [("q0", "d0", "1"), ("q0", "gone", "1"), ("q1", "d1", "1"), ("absent", "d2", "1")]
+
+    found = evaluate(model_folder, make_beir("lacking", qrels=lines))
+
+    assert whole.metrics["R@100"] == 1.0
+    # half of the first, all of the second, nothing of the third
+    assert found.metrics["R@100"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert found.queries == 2
+
+
 def test_half_precision_is_said_in_the_result(model_folder: Path, make_beir: MakeBeir):
     assert evaluate(model_folder, make_beir(), dtype="bfloat16").dtype == "bfloat16"
 
@@ -143,6 +186,7 @@ def test_ids_that_no_run_can_hold_are_found_before_the_model_is_loaded(
     ("options", "message"),
     [
         ({"batch_size": 0}, "batch_size=0"),
+        ({"drop_same_id": "maybe"}, "drop_same_id='maybe' is none of auto, yes, no"),
         ({"max_length": 0}, "max_length=0"),
         ({"dtype": "float8"}, "dtype 'float8' is not known; choose from auto, .*float32"),
     ],

@@ -83,14 +83,23 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
         search(random_vectors(3), random_vectors(2))
 
 
-def test_a_query_does_not_find_itself_and_still_gets_k_documents():
+def test_a_query_does_not_find_itself_where_that_is_dropped_and_still_gets_k_documents():
     vectors = random_vectors(10)
+    ids = [f"i{row}" for row in range(10)]
+
+    run = rank(ids, vectors, ids[:4], vectors[:4], k=5, drop_same_id=True)
+
+    assert [len(found) for found in run.values()] == [5] * 4
+    assert all(query not in found for query, found in run.items())
+
+
+def test_a_query_finds_the_document_of_its_id_unless_that_is_dropped():
+    vectors = np.eye(10, 16, dtype=np.float32)
     ids = [f"i{row}" for row in range(10)]
 
     run = rank(ids, vectors, ids[:4], vectors[:4], k=5)
 
-    assert [len(found) for found in run.values()] == [5] * 4
-    assert all(query not in found for query, found in run.items())
+    assert [next(iter(found)) for found in run.values()] == ids[:4]
 
 
 def test_a_query_with_an_id_of_its_own_gets_the_k_best_documents_in_order():

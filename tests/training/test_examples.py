@@ -227,6 +227,17 @@ def test_a_beir_folder_gives_its_train_judgements_without_negatives(tmp_path, ca
     assert "1 queries have no relevant document: left out" in caplog.text
 
 
+def test_judgements_of_what_is_not_in_a_beir_folder_train_nothing(tmp_path, caplog):
+    lines = ["q1\td2\t1", "q1\tgone\t1", "q0\tgone\t1", "absent\td1\t1"]
+
+    loaded = load_training(write_beir(tmp_path / "b", lines), negatives=0)
+
+    assert list(loaded.dataset["query"]) == ["query 1"]
+    assert list(loaded.dataset["positive"]) == ["T2 text 2"]
+    assert "2 judgements name documents that are not in the corpus" in caplog.text
+    assert "1 queries have no relevant document: left out" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

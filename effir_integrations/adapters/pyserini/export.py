@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ...encoding.inference import WINDOW
 from ...encoding.vector_files import check_id
-from ...evaluation.beir import RetrievalData, load_beir
+from ...evaluation.beir import RetrievalData, retrieval_data
 from ...evaluation.retrieval import check_run_ids
 from ...extras import import_extra
 from ...files import check_target, new_folder
@@ -36,6 +36,8 @@ class PyseriniFolder:
     """For `--topics`."""
     qrels: Path | None
     """For `trec_eval`."""
+    remove_query: bool
+    """Whether a search needs `--remove-query`: the data leave out documents of the query's id."""
     documents: int
     """How many are indexed."""
     dimension: int
@@ -49,6 +51,7 @@ def export_to_pyserini(
     *,
     queries: Mapping[str, str] | None = None,
     split: str = "test",
+    drop_same_id: str | None = None,
     device: str | None = None,
     precision: str | None = "auto",
     max_length: int | None = None,
@@ -67,6 +70,7 @@ def export_to_pyserini(
         out: Folder to write.
         queries: Query id -> text, instead of those of the data.
         split: Of the data: which queries and judgements.
+        drop_same_id: As in `evaluate`; what it comes to is in the result, as `remove_query`.
         device: As in torch; None takes an accelerator where there is one.
         precision: As of `load`.
         max_length: Tokens a text is cut to, at most the model's own limit.
@@ -85,8 +89,8 @@ def export_to_pyserini(
     if "bpr" in str(out):
         raise ValueError(f"{out}: Pyserini takes paths with 'bpr' for binary vectors; rename it")
     faiss = import_extra("faiss", "pyserini")
-    if not isinstance(data, RetrievalData | Mapping):
-        data = load_beir(data, split, show_progress=show_progress)
+    if not isinstance(data, Mapping):
+        data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
     judged = data if isinstance(data, RetrievalData) and queries is None else None
     documents = data.documents if isinstance(data, RetrievalData) else data
     wanted = (judged.queries if judged else {}) if queries is None else queries
@@ -112,6 +116,7 @@ def export_to_pyserini(
         encoded_queries=out / "queries" if wanted else None,
         topics=out / "topics.json" if wanted else None,
         qrels=out / "qrels.txt" if judged else None,
+        remove_query=judged is not None and judged.drops_same_id,
         documents=len(documents),
         dimension=record.dimension,
     )
@@ -121,7 +126,7 @@ def _check_ids(documents: Mapping[str, str], queries: Mapping[str, str], out: Pa
     if not documents:
         raise ValueError(f"there is no document to write to {out}; give at least one")
     for identifier in documents:
-        check_id(identifier, out / "docid.npy", "documents")
+        check_id(identifier, f"documents of {out}", line_break="give it another id")
     # neither can a run that has blanks in its ids be evaluated
     check_run_ids([*documents, *queries])
 

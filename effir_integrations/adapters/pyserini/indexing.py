@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
 
+from ...encoding.corpus import corpus_pairs
 from ...encoding.inference import WINDOW
 from ...extras import import_extra
+from ...jsonl import read_jsonl
 from .commands import (
     Command,
     Request,
     changed,
     is_ours,
+    nothing,
     number,
     opened,
     refuse,
@@ -145,17 +150,54 @@ def _save(record: IndexRecord | None, folder: Path) -> None:
 
 
 def index_lucene(request: Request) -> Command:
-    """Prepare `pyserini.index.lucene`, which goes on where files do not belong together."""
+    """Prepare `pyserini.index.lucene`, which ends well also where it found nothing to index."""
     part = Part("", request.arguments)
     if part.has("--input"):
         folder = Path(required(part, "--input"))
         if not folder.is_dir():
             raise FileNotFoundError(f"--input {folder}: give a folder with the files to index")
-        if (part.value("--collection") or "").startswith("Beir") and (
-            folder / "queries.jsonl"
-        ).is_file():
+        collection = part.value("--collection") or ""
+        if collection.startswith("Beir") and (folder / "queries.jsonl").is_file():
             raise ValueError(
                 f"--input {folder}: Pyserini indexes every file there, queries.jsonl as well; give "
                 "a folder that holds corpus.jsonl alone"
             )
-    return Command(arguments=request.arguments)
+        if collection == "JsonCollection" and _is_of_beir(folder / "corpus.jsonl"):
+            part.set("--input", _as_json_collection(folder / "corpus.jsonl", request.scratch))
+    index = part.value("--index")
+    return Command(
+        arguments=tuple(part.tokens),
+        finish=nothing if index is None else lambda: _check_not_empty(Path(index)),
+    )
+
+
+def _is_of_beir(corpus: Path) -> bool:
+    """Say whether a corpus is there and lacks the keys that Pyserini's JsonCollection reads."""
+    if not corpus.is_file():
+        return False
+    _, first = next(read_jsonl(corpus), (0, {}))
+    return not {"id", "contents"} <= first.keys()
+
+
+def _as_json_collection(corpus: Path, scratch: Path) -> Path:
+    """Copy the corpus of a BEIR folder with the keys that Pyserini's JsonCollection reads."""
+    folder = scratch / "collection"
+    folder.mkdir()
+    with (folder / corpus.name).open("w", encoding="utf-8") as stream:
+        for identifier, text in corpus_pairs(corpus):
+            stream.write(json.dumps({"id": identifier, "contents": text}) + "\n")
+    return folder
+
+
+def _check_not_empty(index: Path) -> None:
+    """Refuse an index without documents: Pyserini skips what it cannot read.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    readers = importlib.import_module("pyserini.index.lucene")
+    if not readers.LuceneIndexReader(str(index)).reader.numDocs():
+        raise ValueError(
+            f"--index {index} holds no document: none was found in --input; the kind named by "
+            "--collection must be that of its files (JsonCollection: lines with id and contents)"
+        )

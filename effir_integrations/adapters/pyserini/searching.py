@@ -6,15 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from ...evaluation.beir import read_qrels
 from ...files import new_file
 from .commands import Command, Request, is_ours, number, opened, refuse, required
 from .encoders import EffirQueryEncoder
 from .options import Part, join, split
 from .record import IndexRecord, check_index, vector_dimension
-from .topics import refuse_missing, topics_with_string_ids
+from .topics import refuse_missing, topics_with_string_ids, write_qrels
 
 OTHER_MODEL = "--allow-other-model"
 _TOPICS = 'give a file, such as a .json one: {"QUERY ID": {"title": "TEXT"}, ...}'
+_QRELS = "a file of lines: QUERY 0 DOCUMENT RELEVANCE, or the qrels/SPLIT.tsv of a BEIR folder"
 _INDEX = "give the folder of an index"
 _COLUMNS = ("query", "Q0", "document", "rank", "score", "tag")
 _LETTER = "x"
@@ -144,10 +146,14 @@ def _rewrite(run: Path, out: Path, renamed: Callable[[str], str]) -> None:
 
 
 def trec_eval(request: Request) -> Command:
-    """Prepare `pyserini.eval.trec_eval`: judgements and run are there."""
-    if len(request.arguments) >= 2:
-        qrels, run = request.arguments[-2:]
-        refuse_missing(qrels, "qrels", "give a file of lines: QUERY 0 DOCUMENT RELEVANCE")
-        if not Path(run).is_file():
-            raise FileNotFoundError(f"run {run}: there is no such file; give a run in TREC format")
-    return Command(arguments=request.arguments)
+    """Prepare `pyserini.eval.trec_eval`: judgements, those of BEIR as well, and run are there."""
+    if len(request.arguments) < 2:
+        return Command(arguments=request.arguments)
+    *options, qrels, run = request.arguments
+    path = refuse_missing(qrels, "qrels", f"give {_QRELS}")
+    if not Path(run).is_file():
+        raise FileNotFoundError(f"run {run}: there is no such file; give a run in TREC format")
+    if path is not None and path.suffix == ".tsv":
+        qrels = str(request.scratch / "qrels.txt")
+        write_qrels(read_qrels(path), Path(qrels))
+    return Command(arguments=(*options, qrels, run))

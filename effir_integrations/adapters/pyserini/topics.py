@@ -12,6 +12,7 @@ from ...jsonl import read_jsonl, read_lines
 
 _ID_KEYS = ("qid", "_id", "id", "query_id")
 _TEXT_KEYS = ("title", "text", "query")
+_READ_BY_PYSERINI = (".trec", ".txt", ".txt.gz", ".tsv.gz")
 _EXPECTED = 'topics: {"QUERY ID": {"title": "TEXT"}, ...}'
 
 
@@ -51,21 +52,26 @@ def topics_with_string_ids(path: Path, scratch: Path) -> Path:
 
     From .tsv it makes numbers of ids that look like numbers: "007" becomes 7, and a document of
     the same id is no longer recognised. Queries of BEIR (.jsonl with `_id` and `text`) it does not
-    read. Both are copied to .json; files of other kinds are left to Pyserini.
+    read. Both are copied to .json; other kinds that Pyserini reads are left to it.
 
     Args:
         path: File of topics.
         scratch: Folder for the copy.
 
     Raises:
-        ValueError: The file holds no query, or a line of it cannot be used.
+        ValueError: The file holds no query, a line of it cannot be used, or nobody reads its kind.
     """
     if path.suffix == ".json":
         topics = read_json(path, _EXPECTED)
         _check_topics(topics, path)
         return path
-    if path.suffix not in (".jsonl", ".tsv"):
+    if path.name.endswith(_READ_BY_PYSERINI):
         return path
+    if path.suffix not in (".jsonl", ".tsv"):
+        raise ValueError(
+            f"--topics {path}: neither Pyserini nor this package reads topics from a file of that "
+            f"ending; write .json ({_EXPECTED}), .jsonl, or .tsv (QUERY ID, tab, TEXT)"
+        )
     pairs = _jsonl_pairs(path) if path.suffix == ".jsonl" else _tsv_pairs(path)
     copy = scratch / f"{path.stem}.json"
     write_topics(_unique(pairs, path), copy)
