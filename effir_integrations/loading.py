@@ -17,6 +17,7 @@ from .encoding.probe import sees_left_only
 from .encoding.shapes import Shapes
 from .mini import MINI, mini_path
 from .tokenization import check_length, prepare_tokenizer, token_limit
+from .transformer import CheckedTransformer
 
 if TYPE_CHECKING:
     from .architectures import Architecture
@@ -201,7 +202,7 @@ def _bare_modules(
     from transformers import AutoConfig
 
     find(AutoConfig.from_pretrained(name, **shared))
-    transformer = Transformer(
+    transformer = CheckedTransformer(
         name,
         model_kwargs=model_kwargs,
         processor_kwargs=dict(shared),
