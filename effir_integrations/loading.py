@@ -202,7 +202,7 @@ def _bare_modules(
     from transformers import AutoConfig
 
     find(AutoConfig.from_pretrained(name, **shared))
-    transformer = CheckedTransformer(
+    transformer: Any = CheckedTransformer(
         name,
         model_kwargs=model_kwargs,
         processor_kwargs=dict(shared),

@@ -128,7 +128,7 @@ def token_limit(encoder: SentenceTransformer, max_length: int | None = None) -> 
         ValueError: `max_length` is below 1, or more than the model has positions for.
     """
     model = encoder.transformers_model
-    table = model and table_positions(model)
+    table = None if model is None else table_positions(model)
     limits = [limit for limit in (_own_limit(encoder), table, max_length) if limit is not None]
     if max_length is not None:
         check_length(max_length, table or _stated_positions(encoder))
@@ -141,7 +141,7 @@ def table_positions(model: PreTrainedModel) -> int | None:
     None without such a table, where positions are computed. A table with a row for padding begins
     behind it: RoBERTa and its relatives number tokens from there.
     """
-    rows = getattr(model.config, "max_position_embeddings", None)
+    rows: Any = getattr(model.config, "max_position_embeddings", None)
     tables = [
         table
         for table in model.modules()

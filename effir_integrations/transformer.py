@@ -22,14 +22,22 @@ class CheckedTransformer(Transformer):
         self.__class__ = Transformer
 
     def _load_model(
-        self, name: str, task: Any, config: Any, backend: str, is_peft: bool, **kwargs: Any
+        self,
+        model_name_or_path: str,
+        transformer_task: Any,
+        config: Any,
+        backend: str,
+        is_peft_model: bool,
+        **kwargs: Any,
     ) -> Any:
+        given = (model_name_or_path, transformer_task, config, backend, is_peft_model)
         if backend != "torch":
-            return super()._load_model(name, task, config, backend, is_peft, **kwargs)
+            return super()._load_model(*given, **kwargs)
         # sizes that differ are reported as well, which beats an error without their names
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        model, report = super()._load_model(name, task, config, backend, is_peft, **kwargs)
-        check_report(model, report, name)
+        loaded: Any = super()._load_model(*given, **kwargs)
+        model, report = loaded
+        check_report(model, report, model_name_or_path)
         return model
 
 
