@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -19,7 +20,8 @@ from .encoding.inference import WINDOW, Inference, asks_for_vectors, finisher, i
 from .encoding.probe import Shortcuts, model_state, try_shortcuts
 from .encoding.progress import Progress
 from .encoding.turns import Turns
-from .tokenization import texts_without_tokens
+from .tokenization import texts_without_tokens, token_limit
+from .transformer import CheckedTransformer, check_finite
 
 if TYPE_CHECKING:
     import os
@@ -56,6 +58,11 @@ class Encoder(SentenceTransformer):
         super().__init__(*args, **kwargs)
         self._turns = Turns()
         self._shortcuts: tuple[Any, Shortcuts] | None = None
+        name = getattr(self.transformers_model, "name_or_path", "")
+        check_finite(self.state_dict(), name or type(self).__name__)
+        limit = token_limit(self)
+        if limit is not None:  # written back, so that every path and every saved folder has it
+            self.max_seq_length = limit
         if self.device.type != "cpu":
             self.batch_tokens, self.batch_padding = 32768, 4096
         elif isinstance(self.transformers_model, nn.Module):
@@ -184,6 +191,10 @@ class Encoder(SentenceTransformer):
             return self.device
         return self._resolve_inference_device(device)
 
+    def _load_module_class_from_ref(self, *args: Any, **kwargs: Any) -> type:
+        found = super()._load_module_class_from_ref(*args, **kwargs)
+        return CheckedTransformer if found is Transformer else found
+
     def _check_request(self, inputs: Sequence[Any], truncate_dim: int | None) -> None:
         if set(getattr(self[0], "modality_config", ())) != {"text"}:
             return
@@ -270,7 +281,7 @@ def limited(encoder: SentenceTransformer, max_length: int | None) -> Iterator[No
     """Cut texts to `max_length` tokens while the context lasts."""
     limit = encoder.max_seq_length
     if max_length is not None:
-        encoder.max_seq_length = min(max_length, limit) if limit else max_length
+        encoder.max_seq_length = token_limit(encoder, max_length)
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel
 
 from .. import modeling  # noqa: F401 - registers the pruned model types
 from ..architectures import find
-from ..checkpoint import StoredTensor, check_checkpoint
+from ..checkpoint import StoredTensor, belongs, check_checkpoint, is_left_out
 from ..identity import BaseIdentity, output_weights
 from .shards import DTYPES
 
@@ -102,7 +102,7 @@ def _by_class_name(
         else:
             others.append(tensor.name)
     _check_none_missing(found, others, model, folder)
-    _log_left_out(found, others, model, folder)
+    _sort_left_out(found, others, model, folder)
     return found
 
 
@@ -111,9 +111,7 @@ def _check_none_missing(
 ) -> None:
     expected = model.state_dict().keys()
     missing = [name for name in expected if name not in found]
-    # masked-LM checkpoints have no pooler, and the token embeddings do not go through it
-    pooler = {name for name in expected if name.startswith("pooler.")}
-    if missing and set(missing) == pooler:
+    if missing and missing == list(filter(is_left_out, expected)):
         logger.info("%s has no pooler, and none is written", folder)
     elif missing:
         instead = f" (it has {min(others)!r}, for one, which that class has not)" if others else ""
@@ -124,10 +122,10 @@ def _check_none_missing(
         )
 
 
-def _log_left_out(
+def _sort_left_out(
     found: Mapping[str, StoredTensor], others: list[str], model: PreTrainedModel, folder: Path
 ) -> None:
-    """Report every group of tensors that the base class does not declare."""
+    """Report every group of tensors that the base class does not declare; refuse its own kind."""
     prefix = f"{model.base_model_prefix}."
     has_head = any(tensor.name != name for name, tensor in found.items())
     buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
@@ -142,6 +140,12 @@ def _log_left_out(
             groups["unknown tensors"].append(name)
     if has_head:
         logger.info("%s: the prefix %r of a model with a head goes", folder, prefix)
+    if own := [name for name in groups["unknown tensors"] if belongs(name, model)]:
+        raise ValueError(
+            f"{folder} holds {len(own)} tensors that its config leaves out of "
+            f"{type(model).__name__}, {min(own)!r} for one; put the config and the weights of one "
+            "model together"
+        )
     for group, names in groups.items():
         if names:
             level = logging.WARNING if group == "unknown tensors" else logging.INFO

@@ -58,15 +58,22 @@ def test_old_buffers_are_left_out_and_logged(
     assert not [x for x in caplog.records if x.levelno >= logging.WARNING]
 
 
+def test_weights_that_the_config_leaves_out_are_refused(tmp_path: Path) -> None:
+    source = save("llama", tmp_path / "base")
+    edit_config(source, num_hidden_layers=3)
+    with pytest.raises(ValueError, match=r"holds 9 tensors that its config leaves out.*layers\.3"):
+        identity_on_disk(source)
+
+
 def test_weights_that_the_class_does_not_know_are_left_out_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = save("llama", tmp_path / "base")
-    edit_config(source, num_hidden_layers=3)
+    edit_tensors(source, lambda content: content.update({"score.weight": torch.ones(2, 2)}))
     plan = PruningPlan(base=identity_on_disk(source), drop_mlp=(1,))
     rewrite_checkpoint(source, plan, new(tmp_path / "out"))
-    assert "9 left out, unknown tensors: layers.3." in caplog.text
-    assert not [name for name in tensors_of(tmp_path / "out") if name.startswith("layers.3.")]
+    assert "1 left out, unknown tensors: score.weight" in caplog.text
+    assert "score.weight" not in tensors_of(tmp_path / "out")
 
 
 def test_old_layer_norm_names_are_refused(tmp_path: Path) -> None:
