@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
 from torch import nn
 from tqdm.auto import tqdm
 
 from . import modeling  # noqa: F401 - registers the pruned model types
 from .cards import finished_card
+from .encoding.heads import run_head, widened
 from .encoding.inference import WINDOW, Inference, asks_for_vectors, finisher, is_plain
 from .encoding.probe import Shortcuts, model_state, try_shortcuts
 from .encoding.progress import Progress
@@ -37,8 +39,9 @@ class Encoder(SentenceTransformer):
     Texts are tokenised once, equal ones are run once, and batches are cut by their padded tokens,
     so `batch_size` has no effect. Where only the last token of a causal model counts, no mask is
     built, and tokens that all texts begin with, such as a prompt, are run once. Vectors are those
-    of the stock class but for the rounding that other batches bring: 1e-6 in fp32. Calls of
-    several threads queue.
+    of the stock class but for the rounding that other batches bring: 1e-6 in fp32. Pooling and
+    what follows it run in fp32 in models of any dtype, and vectors are float32. Calls of several
+    threads queue.
     """
 
     batch_tokens: int = 4096
@@ -177,6 +180,19 @@ class Encoder(SentenceTransformer):
         if heard:
             vectors[heard] = found
         return vectors
+
+    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Run all modules, those behind the first in fp32; else as `SentenceTransformer`."""
+        features = input
+        for place, (name, module) in enumerate(self.named_children()):
+            read = [
+                *(self.module_kwargs or {}).get(name, ()),
+                *getattr(module, "forward_kwargs", ()),
+            ]
+            takes_all = isinstance(module, Router)
+            own = {key: value for key, value in kwargs.items() if takes_all or key in read}
+            features = run_head(module, features, **own) if place else module(features, **own)
+        return widened(features)
 
     def _inference_device(self, device: str | torch.device | None) -> torch.device:
         # the stock look-up walks over all parameters, which only a move or a device map needs

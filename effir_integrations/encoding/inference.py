@@ -20,6 +20,7 @@ from sentence_transformers.util import truncate_embeddings
 
 from ..architectures import find
 from . import prefix
+from .heads import run_head, widened
 from .last_block import PooledToken, pooled_token_only
 
 if TYPE_CHECKING:
@@ -213,8 +214,8 @@ class Inference:
 
     def _after_model(self, features: dict[str, Any], first: int) -> torch.Tensor:
         for module in list(self.encoder)[first:]:
-            features = module(features)
-        return features["sentence_embedding"]
+            features = run_head(module, features)
+        return widened(features)["sentence_embedding"]
 
 
 def single_token_pooling(encoder: Any) -> str | None:

@@ -61,6 +61,7 @@ def search_vectors(
     """
     from ..encoder import clean_text
 
+    plain = inner_product_is_similarity(model)
     method: Any = model.encode_query if kind == "query" else model.encode_document
     vectors = method(
         [clean_text(text) if isinstance(text, str) else text for text in texts],
@@ -69,6 +70,9 @@ def search_vectors(
         convert_to_numpy=True,
         truncate_dim=truncate_dim,
         **({} if prompt is None else {"prompt": prompt}),
-        normalize_embeddings=not inner_product_is_similarity(model),
     )
-    return np.ascontiguousarray(vectors, dtype=np.float32)
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if plain:
+        return vectors
+    # here and in fp32: the stock class normalises in the dtype of the model
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
