@@ -21,7 +21,7 @@ from .encoding.inference import WINDOW, Inference, asks_for_vectors, finisher, i
 from .encoding.probe import Shortcuts, model_state, try_shortcuts
 from .encoding.progress import Progress
 from .encoding.turns import Turns
-from .tokenization import texts_without_tokens
+from .tokenization import texts_without_tokens, token_limit
 
 if TYPE_CHECKING:
     import os
@@ -59,6 +59,9 @@ class Encoder(SentenceTransformer):
         super().__init__(*args, **kwargs)
         self._turns = Turns()
         self._shortcuts: tuple[Any, Shortcuts] | None = None
+        limit = token_limit(self)
+        if limit is not None:  # written back, so that every path and every saved folder has it
+            self.max_seq_length = limit
         if self.device.type != "cpu":
             self.batch_tokens, self.batch_padding = 32768, 4096
         elif isinstance(self.transformers_model, nn.Module):
@@ -286,7 +289,7 @@ def limited(encoder: SentenceTransformer, max_length: int | None) -> Iterator[No
     """Cut texts to `max_length` tokens while the context lasts."""
     limit = encoder.max_seq_length
     if max_length is not None:
-        encoder.max_seq_length = min(max_length, limit) if limit else max_length
+        encoder.max_seq_length = token_limit(encoder, max_length)
     try:
         yield
     finally:

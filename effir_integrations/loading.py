@@ -16,7 +16,7 @@ from .encoding.precision import loading_options, quantise
 from .encoding.probe import sees_left_only
 from .encoding.shapes import Shapes
 from .mini import MINI, mini_path
-from .tokenization import prepare_tokenizer
+from .tokenization import check_length, prepare_tokenizer, token_limit
 
 if TYPE_CHECKING:
     from .architectures import Architecture
@@ -59,7 +59,7 @@ def load(
             `PRECISIONS`, such as auto for the fastest that the hardware has.
         compile: Run one warm-up for each of a few batch shapes with `torch.compile`; worth it for
             long work. Minutes on a CPU.
-        max_length: In tokens; None keeps the model's own.
+        max_length: In tokens, at most the model's positions; None keeps the model's own.
         pooling: Of a bare model only, as in `Pooling`.
         prompts: Name -> text put in front, for a bare model or over the folder's own.
         revision: Branch, tag or commit on the hub.
@@ -71,6 +71,8 @@ def load(
         ImportError: A precision needs a package that is not installed.
     """
     options = _precision_options(dtype, precision, device)
+    if max_length is not None:
+        check_length(max_length)
     name = find_source(name)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
@@ -88,6 +90,7 @@ def load(
             modules=modules, device=device, prompts=prompts, similarity_fn_name="cosine"
         )
     if max_length is not None:
+        token_limit(encoder, max_length)
         encoder.max_seq_length = max_length
     if precision is not None:
         quantise(transformer_model(encoder), precision)

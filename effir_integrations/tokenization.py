@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+from transformers.tokenization_utils_base import LARGE_INTEGER
+
 from .files import read_json, write_json
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def prepare_tokenizer(tokenizer: PreTrainedTokenizerBase, *, append_eos: bool) -> None:
@@ -113,8 +116,66 @@ def texts_without_tokens(encoder: SentenceTransformer, texts: Sequence[Any]) -> 
     }
 
 
-def token_limit(encoder: SentenceTransformer) -> int | None:
-    """Return the tokens that a text is cut to, or None if there is no limit."""
+def token_limit(encoder: SentenceTransformer, max_length: int | None = None) -> int | None:
+    """Return the tokens that a text is cut to, or None if there is no limit.
+
+    Args:
+        encoder: Its own limit is the most, and where it is too high for a table of positions, as
+            in folders whose tokenizer states none, the table is.
+        max_length: What was asked for, in tokens; None asks for the encoder's own limit.
+
+    Raises:
+        ValueError: `max_length` is below 1, or more than the model has positions for.
+    """
+    model = encoder.transformers_model
+    table = model and table_positions(model)
+    limits = [limit for limit in (_own_limit(encoder), table, max_length) if limit is not None]
+    if max_length is not None:
+        check_length(max_length, table or _stated_positions(encoder))
+    return min(limits, default=None)
+
+
+def table_positions(model: PreTrainedModel) -> int | None:
+    """Return for how many tokens of a text there are rows in the model's table of positions.
+
+    None without such a table, where positions are computed. A table with a row for padding begins
+    behind it: RoBERTa and its relatives number tokens from there.
+    """
+    rows = getattr(model.config, "max_position_embeddings", None)
+    tables = [
+        table
+        for table in model.modules()
+        if isinstance(table, nn.Embedding)
+        and table.num_embeddings == rows
+        and table is not model.get_input_embeddings()
+    ]
+    first = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
+    return rows - max(first) if tables else None
+
+
+def _own_limit(encoder: SentenceTransformer) -> int | None:
     limit = encoder.max_seq_length
     # models without positions, such as static embeddings, state an infinite one
-    return limit if isinstance(limit, int) else None
+    return limit if isinstance(limit, int) and limit < LARGE_INTEGER else None
+
+
+def _stated_positions(encoder: SentenceTransformer) -> int | None:
+    """Return the positions of a model that computes them; its folder may allow more."""
+    config = getattr(encoder.transformers_model, "config", None)
+    stated = getattr(config, "max_position_embeddings", None)
+    return max(stated, _own_limit(encoder) or 0) if stated else None
+
+
+def check_length(max_length: int, positions: int | None = None) -> None:
+    """Refuse a length that no model takes, or this one does not.
+
+    Raises:
+        ValueError: It is below 1, or more than there are positions.
+    """
+    if max_length < 1:
+        raise ValueError(f"max_length={max_length} must be at least 1 token")
+    if positions is not None and max_length > positions:
+        raise ValueError(
+            f"max_length={max_length}, but the model has positions for {positions} tokens; choose "
+            "at most that"
+        )

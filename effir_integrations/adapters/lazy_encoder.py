@@ -167,7 +167,8 @@ class LazyEncoder:
         """
         if isinstance(texts, str):
             raise ValueError(f"texts is one string ({texts!r:.60}); give a list of strings")
-        with self._lock, limited(self.encoder, max_length or self.max_length):
+        length = self.max_length if max_length is None else max_length
+        with self._lock, limited(self.encoder, length):
             if not len(texts):
                 return np.zeros((0, self.dimension), dtype=np.float32)
             return search_vectors(

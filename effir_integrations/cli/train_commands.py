@@ -177,6 +177,7 @@ def _examples(
     progress: bool,
 ) -> TrainingData:
     from ..encoder import role_prompt
+    from ..tokenization import token_limit
     from ..training.examples import load_training
 
     return load_training(
@@ -186,7 +187,7 @@ def _examples(
         query_prompt=role_prompt(encoder, "query"),
         document_prompt=role_prompt(encoder, "document"),
         tokenizer=encoder.tokenizer,
-        max_query_tokens=config.max_length or encoder.max_seq_length,
+        max_query_tokens=token_limit(encoder, config.max_length),
         seed=config.seed,
         show_progress=progress,
     )

@@ -16,10 +16,15 @@ from ..architectures import is_causal
 from ..artifacts import PruningPlan
 from ..encoder import Encoder, transformer_model
 from ..encoding.inference import TEXT_ONLY
-from ..files import check_target, new_folder, write_json
+from ..files import check_target, new_folder, read_json, write_json
 from ..identity import BaseIdentity
 from ..loading import find_source, load, transformer_folder
-from ..tokenization import prepare_tokenizer, save_tokenizer, texts_without_tokens
+from ..tokenization import (
+    prepare_tokenizer,
+    save_tokenizer,
+    table_positions,
+    texts_without_tokens,
+)
 from .apply import apply
 from .history import history_of, write_history
 from .masking import masked
@@ -209,7 +214,26 @@ def _copy_sidecars(source: Path, weights: Path, out: Path) -> None:
         if module["path"]:
             shutil.copytree(source / module["path"], out / module["path"])
     write_json(out / "modules.json", modules)
-    save_tokenizer(AutoTokenizer.from_pretrained(weights), out)
+    _write_limit(AutoTokenizer.from_pretrained(weights), _table_positions(weights), out)
+
+
+def _table_positions(weights: Path) -> int | None:
+    from transformers import AutoConfig, AutoModel
+
+    with torch.device("meta"):
+        return table_positions(AutoModel.from_config(AutoConfig.from_pretrained(weights)))
+
+
+def _write_limit(tokenizer: Any, positions: int | None, out: Path) -> None:
+    """Save a tokenizer, and the limit that goes before its own, with no more than `positions`."""
+    if positions is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+    save_tokenizer(tokenizer, out)
+    path = out / _COPIED[0]
+    settings = read_json(path, "settings of the Transformer module") if path.is_file() else {}
+    stated = settings.get("max_seq_length")
+    if positions is not None and stated is not None and stated > positions:
+        write_json(path, {**settings, "max_seq_length": positions})
 
 
 def _write_sidecars(source: Path, out: Path) -> None:
@@ -220,9 +244,8 @@ def _write_sidecars(source: Path, out: Path) -> None:
     pooling = "lasttoken" if is_causal(config) else "mean"
     tokenizer = AutoTokenizer.from_pretrained(source)
     prepare_tokenizer(tokenizer, append_eos=pooling == "lasttoken")
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-    save_tokenizer(tokenizer, out)
+    positions = _table_positions(source) or getattr(config, "max_position_embeddings", None)
+    _write_limit(tokenizer, positions, out)
     modules = [("", f"{Transformer.__module__}.{Transformer.__name__}")]
     stock = (Pooling(config.hidden_size, pooling_mode=pooling), Normalize())
     for index, module in enumerate(stock, start=1):

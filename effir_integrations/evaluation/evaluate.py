@@ -96,7 +96,7 @@ def evaluate(
         model: Folder, hub name or loaded model.
         data: BEIR folder or hub dataset (see `load_beir`), or data that are loaded already.
         split: Judgements to use; loaded data have a split of their own.
-        max_length: Tokens a text is cut to; by default the model's own limit.
+        max_length: Tokens a text is cut to, at most the model's own limit, which is the default.
         batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
         dtype: Of a model given by name: "auto", "float32", "float16" or "bfloat16".
         device: Of a model given by name; by default the best one there is.
@@ -145,22 +145,13 @@ def load_model(
 
 @contextmanager
 def truncated(model: SentenceTransformer, max_length: int | None) -> Iterator[None]:
-    """Cut texts to `max_length` tokens inside the context; None changes nothing.
+    """Cut texts to `max_length` tokens inside the context, at most the model's own limit.
 
     Raises:
         ValueError: If the model has fewer positions than that.
     """
-    if max_length is None:
-        yield
-        return
-    positions = getattr(_configuration(model), "max_position_embeddings", None)
-    if positions is not None and max_length > positions:
-        raise ValueError(
-            f"max_length={max_length}, but the model has positions for {positions} tokens; choose "
-            "at most that."
-        )
     before = model.max_seq_length
-    model.max_seq_length = max_length
+    model.max_seq_length = token_limit(model, max_length) or before
     try:
         yield
     finally:

@@ -237,7 +237,7 @@ def test_texts_are_cut_at_max_length(make):
     short = analyze(encoder, CALIBRATION, max_length=4)
     assert short.calibration["max_length"] == 4
     assert short.calibration["tokens"] == sum(min(len(x.split()) + 2, 4) for x in TEXTS)
-    assert analyze(encoder, CALIBRATION, max_length=999).calibration["max_length"] == 32
+    assert analyze(encoder, CALIBRATION, max_length=99).calibration["max_length"] == 32
     assert encoder.max_seq_length == 32
 
 

@@ -207,9 +207,8 @@ class EffirQueryEncoder:
         return self._embed([text for text in texts if isinstance(text, str)], None)
 
     def _embed(self, texts: Sequence[str], max_length: int | None) -> np.ndarray:
-        return self.lazy.embed(
-            texts, "query", prompt=self.prompt, max_length=max_length or self.max_length
-        )
+        length = self.max_length if max_length is None else max_length
+        return self.lazy.embed(texts, "query", prompt=self.prompt, max_length=length)
 
 
 def _warn_of(ignored: Mapping[str, Any]) -> None:
