@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,18 @@ from tqdm.auto import tqdm
 from . import modeling  # noqa: F401 - registers the pruned model types
 from .cards import finished_card
 from .encoding.heads import run_head, widened
-from .encoding.inference import WINDOW, Inference, asks_for_vectors, finisher, is_plain
+from .encoding.inference import (
+    WINDOW,
+    Inference,
+    asks_for_vectors,
+    finisher,
+    is_plain,
+    limit_of_call,
+)
 from .encoding.probe import Shortcuts, model_state, try_shortcuts
 from .encoding.progress import Progress
-from .encoding.turns import Turns
-from .tokenization import texts_without_tokens, token_limit
+from .encoding.turns import turns_of
+from .tokenization import cut_to, texts_without_tokens, token_limit
 
 if TYPE_CHECKING:
     import os
@@ -57,7 +63,6 @@ class Encoder(SentenceTransformer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._turns = Turns()
         self._shortcuts: tuple[Any, Shortcuts] | None = None
         limit = token_limit(self)
         if limit is not None:  # written back, so that every path and every saved folder has it
@@ -81,15 +86,24 @@ class Encoder(SentenceTransformer):
             self._shortcuts = (state, try_shortcuts(self))
         return self._shortcuts[1]
 
-    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Embed texts as `SentenceTransformer.encode` does, which lists the arguments.
+    def encode(self, inputs: Any, *args: Any, max_length: int | None = None, **kwargs: Any) -> Any:
+        """Embed texts as `SentenceTransformer.encode` does, which lists the other arguments.
+
+        Args:
+            inputs: A text, or a list of texts.
+            args: As there.
+            max_length: Tokens a text is cut to in this call, at most the encoder's own limit,
+                which None takes.
+            kwargs: As there.
 
         Raises:
-            ValueError: A text is no string, or `truncate_dim` exceeds the dimension.
+            ValueError: A text is no string, `truncate_dim` exceeds the dimension, or `max_length`
+                the positions of the model.
         """
         if inputs is None:
             raise ValueError("there is nothing to encode: inputs is None; give a string or a list")
-        return super().encode(inputs, *args, **kwargs)
+        options: dict[str, Any] = {**kwargs, **cut_to(self, max_length)}
+        return super().encode(inputs, *args, **options)
 
     def encode_stream(
         self, texts: Iterable[str], *, window: int = WINDOW, **kwargs: Any
@@ -133,7 +147,7 @@ class Encoder(SentenceTransformer):
     ) -> Any:
         """Embed texts; what asks for more than their vectors takes the stock way."""
         self._check_request(inputs, truncate_dim)
-        with self._turns, torch.inference_mode():
+        with turns_of(self), torch.inference_mode():
             batch_size = kwargs.pop("batch_size")
             plain = inputs and asks_for_vectors(self, output_value, kwargs)
             shortcuts = self.find_shortcuts() if plain else Shortcuts()
@@ -161,6 +175,7 @@ class Encoder(SentenceTransformer):
                     self,
                     self._inference_device(device),
                     shortcuts,
+                    limit=limit_of_call(kwargs) or token_limit(self),
                     finish=finish,
                     advance=progress.advance,
                 )
@@ -284,18 +299,6 @@ def role_prompt(encoder: SentenceTransformer, role: str) -> str:
     return (encoder.prompts[name] or "") if name is not None else ""
 
 
-@contextmanager
-def limited(encoder: SentenceTransformer, max_length: int | None) -> Iterator[None]:
-    """Cut texts to `max_length` tokens while the context lasts."""
-    limit = encoder.max_seq_length
-    if max_length is not None:
-        encoder.max_seq_length = token_limit(encoder, max_length)
-    try:
-        yield
-    finally:
-        encoder.max_seq_length = limit
-
-
 def token_batches(
     encoder: SentenceTransformer,
     texts: Sequence[str],
@@ -321,11 +324,12 @@ def token_batches(
         disable=not show_progress,
         leave=False,
     )
-    with limited(encoder, max_length), bar:
+    limit, cut = token_limit(encoder, max_length), cut_to(encoder, max_length)
+    with bar:
         for start in range(0, len(texts), window):
             part = texts[start : start + window]
-            for batch in _length_batches(encoder, part, batch_tokens, prompt):
-                features = encoder.preprocess(batch, prompt=prompt)
+            for batch in _length_batches(encoder, part, batch_tokens, prompt, limit):
+                features = encoder.preprocess(batch, prompt=prompt, **cut)
                 yield {
                     key: value.to(encoder.device) if torch.is_tensor(value) else value
                     for key, value in features.items()
@@ -334,11 +338,15 @@ def token_batches(
 
 
 def _length_batches(
-    encoder: SentenceTransformer, texts: Sequence[str], batch_tokens: int, prompt: str | None
+    encoder: SentenceTransformer,
+    texts: Sequence[str],
+    batch_tokens: int,
+    prompt: str | None,
+    limit: int | None,
 ) -> Iterator[list[str]]:
-    limit = encoder.max_seq_length or encoder.tokenizer.model_max_length
     cleaned = [clean_text((prompt or "") + text) for text in texts]
-    encoded = encoder.tokenizer(cleaned, truncation=True, max_length=limit)["input_ids"]
+    cut: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
+    encoded = encoder.tokenizer(cleaned, **cut)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: (len(encoded[index]), index))
     batch: list[str] = []
     for index in order:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..tokenization import cut_to
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -40,6 +42,7 @@ def search_vectors(
     batch_size: int = 32,
     prompt: str | None = None,
     truncate_dim: int | None = None,
+    max_length: int | None = None,
     show_progress: bool = False,
 ) -> np.ndarray:
     """Encode texts so that inner products are the model's similarity.
@@ -51,13 +54,14 @@ def search_vectors(
         batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
         prompt: Put in front instead of the model's own; empty for none.
         truncate_dim: Leading dimensions to keep; None keeps all, or what the model says.
+        max_length: Tokens a text is cut to, at most the model's own limit, which None takes.
         show_progress: Draw the model's progress bar.
 
     Returns:
         (texts, dimension), float32.
 
     Raises:
-        ValueError: If the model's similarity is a distance.
+        ValueError: If the model's similarity is a distance, or `max_length` cannot be had.
     """
     from ..encoder import clean_text
 
@@ -70,6 +74,7 @@ def search_vectors(
         convert_to_numpy=True,
         truncate_dim=truncate_dim,
         **({} if prompt is None else {"prompt": prompt}),
+        **cut_to(model, max_length),
     )
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     if plain:
