@@ -18,9 +18,10 @@ from claims_variants import FULL, Variant
 
 from effir_integrations import Encoder
 from effir_integrations.artifacts import ImportanceReport
-from effir_integrations.encoder import limited, role_prompt, transformer_model
+from effir_integrations.encoder import role_prompt, transformer_model
 from effir_integrations.encoding.search_vectors import search_vectors
 from effir_integrations.evaluation.plots import drop_order_heatmap, width_plot
+from effir_integrations.tokenization import cut_to
 
 KINDS = {"mlp": "MLP", "attention": "attention", "block": "block"}
 POOLINGS = {"last": "last token", "mean": "mean"}
@@ -161,11 +162,10 @@ def layer_cosines(lab: Lab, variant: Variant) -> dict[str, list[float]]:
 
     def measure() -> dict[str, Any]:
         encoder = lab.load(lab.folder(variant), lab.dtype)
-        with limited(encoder, lab.options.max_length):
-            query, positive, negative = (
-                pooled_layers(encoder, texts, role)
-                for texts, role in zip(chosen, ("query", "document", "document"), strict=True)
-            )
+        query, positive, negative = (
+            pooled_layers(encoder, texts, role, lab.options.max_length)
+            for texts, role in zip(chosen, ("query", "document", "document"), strict=True)
+        )
         similarity = torch.nn.functional.cosine_similarity
         return {
             name: similarity(query, found, dim=-1).mean(1).tolist()
@@ -176,17 +176,20 @@ def layer_cosines(lab: Lab, variant: Variant) -> dict[str, list[float]]:
     return found
 
 
-def pooled_layers(encoder: Encoder, texts: Sequence[str], role: str) -> torch.Tensor:
+def pooled_layers(
+    encoder: Encoder, texts: Sequence[str], role: str, max_length: int | None
+) -> torch.Tensor:
     """Return the model's pooling of what each layer gives, (layers + 1, texts, hidden), fp32.
 
     The first are the token embeddings, the last have passed the final norm.
     """
     model, pool = transformer_model(encoder), encoder[1]
+    options = {"prompt": role_prompt(encoder, role), **cut_to(encoder, max_length)}
     made = []
     with torch.inference_mode():
         for start in range(0, len(texts), 32):
             batch = list(texts[start : start + 32])
-            features = encoder.preprocess(batch, prompt=role_prompt(encoder, role))
+            features = encoder.preprocess(batch, **options)
             inputs = {
                 name: features[name].to(encoder.device) for name in ("input_ids", "attention_mask")
             }

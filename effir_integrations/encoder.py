@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import nn
 from tqdm.auto import tqdm
 
 from . import modeling  # noqa: F401 - registers the pruned model types
 from .cards import finished_card
-from .encoding.inference import WINDOW, Inference, asks_for_vectors, finisher, is_plain
+from .encoding.heads import run_head, widened
+from .encoding.inference import (
+    WINDOW,
+    Inference,
+    asks_for_vectors,
+    finisher,
+    is_plain,
+    limit_of_call,
+)
 from .encoding.probe import Shortcuts, model_state, try_shortcuts
 from .encoding.progress import Progress
-from .encoding.turns import Turns
-from .tokenization import texts_without_tokens, token_limit
+from .encoding.turns import turns_of
+from .tokenization import cut_to, texts_without_tokens, token_limit
 from .transformer import CheckedTransformer, check_finite
 
 if TYPE_CHECKING:
@@ -39,8 +47,9 @@ class Encoder(SentenceTransformer):
     Texts are tokenised once, equal ones are run once, and batches are cut by their padded tokens,
     so `batch_size` has no effect. Where only the last token of a causal model counts, no mask is
     built, and tokens that all texts begin with, such as a prompt, are run once. Vectors are those
-    of the stock class but for the rounding that other batches bring: 1e-6 in fp32. Calls of
-    several threads queue.
+    of the stock class but for the rounding that other batches bring: 1e-6 in fp32. Pooling and
+    what follows it run in fp32 in models of any dtype, and vectors are float32. Calls of several
+    threads queue.
     """
 
     batch_tokens: int = 4096
@@ -56,7 +65,6 @@ class Encoder(SentenceTransformer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._turns = Turns()
         self._shortcuts: tuple[Any, Shortcuts] | None = None
         name = getattr(self.transformers_model, "name_or_path", "")
         check_finite(self.state_dict(), name or type(self).__name__)
@@ -82,15 +90,24 @@ class Encoder(SentenceTransformer):
             self._shortcuts = (state, try_shortcuts(self))
         return self._shortcuts[1]
 
-    def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Embed texts as `SentenceTransformer.encode` does, which lists the arguments.
+    def encode(self, inputs: Any, *args: Any, max_length: int | None = None, **kwargs: Any) -> Any:
+        """Embed texts as `SentenceTransformer.encode` does, which lists the other arguments.
+
+        Args:
+            inputs: A text, or a list of texts.
+            args: As there.
+            max_length: Tokens a text is cut to in this call, at most the encoder's own limit,
+                which None takes.
+            kwargs: As there.
 
         Raises:
-            ValueError: A text is no string, or `truncate_dim` exceeds the dimension.
+            ValueError: A text is no string, `truncate_dim` exceeds the dimension, or `max_length`
+                the positions of the model.
         """
         if inputs is None:
             raise ValueError("there is nothing to encode: inputs is None; give a string or a list")
-        return super().encode(inputs, *args, **kwargs)
+        options: dict[str, Any] = {**kwargs, **cut_to(self, max_length)}
+        return super().encode(inputs, *args, **options)
 
     def encode_stream(
         self, texts: Iterable[str], *, window: int = WINDOW, **kwargs: Any
@@ -134,7 +151,7 @@ class Encoder(SentenceTransformer):
     ) -> Any:
         """Embed texts; what asks for more than their vectors takes the stock way."""
         self._check_request(inputs, truncate_dim)
-        with self._turns, torch.inference_mode():
+        with turns_of(self), torch.inference_mode():
             batch_size = kwargs.pop("batch_size")
             plain = inputs and asks_for_vectors(self, output_value, kwargs)
             shortcuts = self.find_shortcuts() if plain else Shortcuts()
@@ -162,6 +179,7 @@ class Encoder(SentenceTransformer):
                     self,
                     self._inference_device(device),
                     shortcuts,
+                    limit=limit_of_call(kwargs) or token_limit(self),
                     finish=finish,
                     advance=progress.advance,
                 )
@@ -184,6 +202,19 @@ class Encoder(SentenceTransformer):
         if heard:
             vectors[heard] = found
         return vectors
+
+    def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Run all modules, those behind the first in fp32; else as `SentenceTransformer`."""
+        features = input
+        for place, (name, module) in enumerate(self.named_children()):
+            read = [
+                *(self.module_kwargs or {}).get(name, ()),
+                *getattr(module, "forward_kwargs", ()),
+            ]
+            takes_all = isinstance(module, Router)
+            own = {key: value for key, value in kwargs.items() if takes_all or key in read}
+            features = run_head(module, features, **own) if place else module(features, **own)
+        return widened(features)
 
     def _inference_device(self, device: str | torch.device | None) -> torch.device:
         # the stock look-up walks over all parameters, which only a move or a device map needs
@@ -276,18 +307,6 @@ def role_prompt(encoder: SentenceTransformer, role: str) -> str:
     return (encoder.prompts[name] or "") if name is not None else ""
 
 
-@contextmanager
-def limited(encoder: SentenceTransformer, max_length: int | None) -> Iterator[None]:
-    """Cut texts to `max_length` tokens while the context lasts."""
-    limit = encoder.max_seq_length
-    if max_length is not None:
-        encoder.max_seq_length = token_limit(encoder, max_length)
-    try:
-        yield
-    finally:
-        encoder.max_seq_length = limit
-
-
 def token_batches(
     encoder: SentenceTransformer,
     texts: Sequence[str],
@@ -313,11 +332,12 @@ def token_batches(
         disable=not show_progress,
         leave=False,
     )
-    with limited(encoder, max_length), bar:
+    limit, cut = token_limit(encoder, max_length), cut_to(encoder, max_length)
+    with bar:
         for start in range(0, len(texts), window):
             part = texts[start : start + window]
-            for batch in _length_batches(encoder, part, batch_tokens, prompt):
-                features = encoder.preprocess(batch, prompt=prompt)
+            for batch in _length_batches(encoder, part, batch_tokens, prompt, limit):
+                features = encoder.preprocess(batch, prompt=prompt, **cut)
                 yield {
                     key: value.to(encoder.device) if torch.is_tensor(value) else value
                     for key, value in features.items()
@@ -326,11 +346,15 @@ def token_batches(
 
 
 def _length_batches(
-    encoder: SentenceTransformer, texts: Sequence[str], batch_tokens: int, prompt: str | None
+    encoder: SentenceTransformer,
+    texts: Sequence[str],
+    batch_tokens: int,
+    prompt: str | None,
+    limit: int | None,
 ) -> Iterator[list[str]]:
-    limit = encoder.max_seq_length or encoder.tokenizer.model_max_length
     cleaned = [clean_text((prompt or "") + text) for text in texts]
-    encoded = encoder.tokenizer(cleaned, truncation=True, max_length=limit)["input_ids"]
+    cut: dict[str, Any] = {"truncation": limit is not None, "max_length": limit}
+    encoded = encoder.tokenizer(cleaned, **cut)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: (len(encoded[index]), index))
     batch: list[str] = []
     for index in order:

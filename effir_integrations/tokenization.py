@@ -135,6 +135,24 @@ def token_limit(encoder: SentenceTransformer, max_length: int | None = None) -> 
     return min(limits, default=None)
 
 
+def cut_to(encoder: SentenceTransformer, max_length: int | None) -> dict[str, Any]:
+    """Return what makes one call of `encode` or `preprocess` cut texts to `max_length` tokens.
+
+    An argument of the call, in the words of the stock class: a limit that is set on the encoder is
+    that of all threads.
+
+    Args:
+        encoder: Any `SentenceTransformer`.
+        max_length: At most the encoder's own limit; None leaves that.
+
+    Raises:
+        ValueError: `max_length` is below 1, or more than the model has positions for.
+    """
+    if max_length is None:
+        return {}
+    return {"processing_kwargs": {"text": {"max_length": token_limit(encoder, max_length)}}}
+
+
 def table_positions(model: PreTrainedModel) -> int | None:
     """Return for how many tokens of a text there are rows in the model's table of positions.
 

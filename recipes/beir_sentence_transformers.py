@@ -16,7 +16,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from effir_integrations.encoder import limited, role_prompt
+from effir_integrations.encoder import role_prompt
 from effir_integrations.encoding.encode_to_file import encode_to_file
 from effir_integrations.encoding.search_vectors import inner_product_is_similarity
 from effir_integrations.evaluation.evaluate import Evaluation
@@ -53,16 +53,16 @@ def build_index(recipe: Recipe, folder: Path) -> None:
     """Write `documents.faiss`, whose inner products are the model's similarity, and the ids."""
     encoder = recipe.encoder.encoder
     vectors = recipe.out / "documents.npy"
-    with limited(encoder, recipe.options.max_length):
-        encode_to_file(
-            encoder,
-            recipe.data.documents.items(),
-            vectors,
-            prompt=role_prompt(encoder, "document"),
-            normalize_embeddings=not inner_product_is_similarity(encoder),
-            force=recipe.options.force,
-            show_progress=recipe.show_progress,
-        )
+    encode_to_file(
+        encoder,
+        recipe.data.documents.items(),
+        vectors,
+        prompt=role_prompt(encoder, "document"),
+        normalize_embeddings=not inner_product_is_similarity(encoder),
+        max_length=recipe.options.max_length,
+        force=recipe.options.force,
+        show_progress=recipe.show_progress,
+    )
     stored = np.load(vectors, mmap_mode="r")
     index = faiss.IndexFlatIP(stored.shape[1])
     for start in range(0, len(stored), 65_536):

@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from effir_integrations.cli import console
@@ -31,13 +32,17 @@ RECIPES = {
 TOLERANCE = 0.0005
 
 
+Found = dict[str, list[Evaluation]]
+"""Ecosystem -> what its recipe found of one model, its main search first."""
+
+
 def compare_ecosystems(
     models: Sequence[str | None],
     ecosystems: Sequence[str],
     options: Sequence[str],
     out: Path | None = None,
-) -> list[Evaluation]:
-    """Run the recipes one after the other.
+) -> list[Found]:
+    """Run the recipes one after the other, and return what they found of each model.
 
     Args:
         models: Folders or hub names; None is the recipes' default.
@@ -46,25 +51,34 @@ def compare_ecosystems(
         out: Folder for what the recipes make; None is their default.
 
     Raises:
-        RuntimeError: A recipe failed, or exact searches of one model disagree.
+        RuntimeError: A recipe failed.
     """
-    rows: list[Evaluation] = []
+    found: list[Found] = []
     for number, model in enumerate(models):
-        exact = {}
+        found.append({})
         for ecosystem in ecosystems:
             line = [*options, *(["--model", model] if model is not None else [])]
             if out is not None:
                 line += ["--out", str(out / ecosystem / str(number))]
-            found = run_script(RECIPES[ecosystem], line)
-            exact[ecosystem] = found[0].metrics["nDCG@10"]
-            rows += found
+            found[-1][ecosystem] = run_script(RECIPES[ecosystem], line)
+    return found
+
+
+def check_agreement(found: Sequence[Found]) -> None:
+    """Refuse exact searches of one model whose figures differ.
+
+    Raises:
+        RuntimeError: They differ by more than `TOLERANCE` in nDCG@10.
+    """
+    for searches in found:
+        exact = {name: rows[0].metrics["nDCG@10"] for name, rows in searches.items()}
         spread = max(exact.values()) - min(exact.values())
         if spread > TOLERANCE:
+            model = next(iter(searches.values()))[0].model
             raise RuntimeError(
-                f"exact searches of {rows[-1].model} disagree by {spread:.4f} in nDCG@10, more "
-                f"than {TOLERANCE}: {exact}; one of them encodes or searches differently"
+                f"exact searches of {model} disagree by {spread:.4f} in nDCG@10, more than "
+                f"{TOLERANCE}: {exact}; one of them encodes or searches differently"
             )
-    return unique(rows)
 
 
 def run_script(script: str, options: Sequence[str]) -> list[Evaluation]:
@@ -78,27 +92,30 @@ def run_script(script: str, options: Sequence[str]) -> list[Evaluation]:
     return [Evaluation(**row) for row in (content, *others)]
 
 
-def unique(rows: Sequence[Evaluation]) -> list[Evaluation]:
-    """Leave out searches without a model, such as BM25, that came up before."""
+def unique(found: Sequence[Found]) -> list[Evaluation]:
+    """Lay all searches in a row; those without a model, such as BM25, come up once."""
     kept: dict[tuple[str, str], Evaluation] = {}
-    for row in rows:
-        kept.setdefault((row.model, row.search), row)
+    for searches in found:
+        for row in chain.from_iterable(searches.values()):
+            kept.setdefault((row.model, row.search), row)
     return list(kept.values())
 
 
-def main() -> None:
-    """Read the command line, run, and print."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the command line, run, print, and only then judge."""
     parser = recipe_parser(__doc__, several_models=True)
     parser.add_argument("--ecosystems", nargs="+", choices=RECIPES, default=list(RECIPES))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     shared = [flag for flag in ("--force", "--quiet") if getattr(options, flag[2:])]
     for name in ("data", "split", "drop-same-id", "max-length", "precision", "device"):
         value = getattr(options, name.replace("-", "_"))
         shared += [f"--{name}", str(value)] if value is not None else []
     with console.plain_errors(options.debug):
-        rows = compare_ecosystems(options.model or [None], options.ecosystems, shared, options.out)
+        found = compare_ecosystems(options.model or [None], options.ecosystems, shared, options.out)
+        rows = unique(found)
         content = [row.to_json() for row in rows] if options.json else search_table(rows)
         console.show(content, options.json, quiet=False)
+        check_agreement(found)
 
 
 if __name__ == "__main__":

@@ -198,6 +198,43 @@ def test_vectors_are_truncated_then_normalised(encoder):
     np.testing.assert_allclose(cut, whole[:, :8] / np.linalg.norm(whole[:, :8]), atol=1e-6)
 
 
+def test_a_limit_is_that_of_one_call(encoder):
+    texts, cut = ["w1 w2 w3 w4 w5", "w6 " * 20], ["w1 w2 w3", "w6 w6 w6"]
+    # BOS and three words are four tokens
+    expected, whole = encoder.encode(cut), encoder.encode(texts)
+    for found in (
+        encoder.encode(texts, max_length=4),
+        encoder.encode_document(texts, max_length=4),
+        encoder.encode(texts, processing_kwargs={"text": {"max_length": 4}}),
+        next(encoder.encode_stream(texts, max_length=4)),
+        np.stack([each["sentence_embedding"] for each in outputs(encoder, texts, max_length=4)]),
+    ):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert encoder.max_seq_length == 32
+    np.testing.assert_array_equal(encoder.encode(texts), whole)
+    np.testing.assert_array_equal(encoder.encode(texts, max_length=100), whole)
+
+
+def outputs(encoder, texts, **options):
+    """Return what the stock way gives, all outputs of the modules."""
+    return encoder.encode(texts, output_value=None, **options)
+
+
+def test_a_limited_call_runs_the_fast_way(encoder):
+    before = encoder.tokens_encoded
+    encoder.encode(["w1 w2 w3 w4 w5", "w6 " * 20], max_length=4)
+    assert encoder.tokens_encoded == before + 8
+
+
+def test_a_folder_that_sets_how_texts_are_tokenised_is_followed(folder, tmp_path):
+    encoder = load(folder, device="cpu")
+    encoder[0].processing_kwargs = {"text": {"max_length": 4}}
+    encoder.save(str(tmp_path))
+    texts = ["w1 w2 w3 w4 w5", "w6 " * 20]
+    expected = load(folder, device="cpu", max_length=4).encode(texts)
+    np.testing.assert_allclose(load(tmp_path, device="cpu").encode(texts), expected, atol=1e-6)
+
+
 def test_an_unknown_prompt_name_is_refused(encoder):
     with pytest.raises(ValueError, match="qurey"):
         encoder.encode("w1", prompt_name="qurey")

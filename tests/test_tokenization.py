@@ -15,7 +15,7 @@ from effir_integrations.artifacts import PruningPlan
 from effir_integrations.calibration import load_calibration
 from effir_integrations.compression.export import export_from_disk
 from effir_integrations.encoder import Encoder, token_batches
-from effir_integrations.evaluation.evaluate import truncated
+from effir_integrations.encoding.search_vectors import search_vectors
 from effir_integrations.identity import BaseIdentity
 from effir_integrations.tokenization import token_limit
 
@@ -87,9 +87,10 @@ PATHS = {
     "analyze": lambda folder, length: analyze(
         load(folder, device="cpu"), load_calibration(["w1"]), max_length=length
     ),
-    "evaluate": lambda folder, length: truncated(
-        SentenceTransformer(str(folder), device="cpu"), length
-    ).__enter__(),
+    "search": lambda folder, length: search_vectors(
+        SentenceTransformer(str(folder), device="cpu"), ["w1"], kind="query", max_length=length
+    ),
+    "call": lambda folder, length: load(folder, device="cpu").encode(["w1"], max_length=length),
     "adapter": lambda folder, length: LazyEncoder(folder, max_length=length).embed(["w1"], "query"),
     "call of an adapter": lambda folder, length: LazyEncoder(folder).embed(
         ["w1"], "query", max_length=length

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from ..encoder import clean_text, limited, role_prompt
+from ..encoder import clean_text, role_prompt
 from ..encoding.fingerprint import encoder_fingerprint
 from ..encoding.precision import PRECISIONS, loading_options
 from ..encoding.search_vectors import Kind, inner_product_is_similarity, search_vectors
+from ..encoding.turns import turns_of
 from ..loading import load
 from ..model_files import identify_files
 from ..tokenization import token_limit
@@ -127,14 +128,14 @@ class LazyEncoder:
     @property
     def limit(self) -> int | None:
         """Tokens of a text that are read; None where neither model nor adapter sets a limit."""
-        with self._lock, limited(self.encoder, self.max_length):
-            return token_limit(self.encoder)
+        return token_limit(self.encoder, self.max_length)
 
     @property
     def tokenizer(self) -> Any:
         """A copy of the tokenizer, which may be used while another thread encodes."""
-        with self._lock:
-            return copy.deepcopy(self.encoder.tokenizer)
+        encoder = self.encoder
+        with turns_of(encoder):
+            return copy.deepcopy(encoder.tokenizer)
 
     @property
     def dimension(self) -> int:
@@ -168,15 +169,17 @@ class LazyEncoder:
         if isinstance(texts, str):
             raise ValueError(f"texts is one string ({texts!r:.60}); give a list of strings")
         length = self.max_length if max_length is None else max_length
-        with self._lock, limited(self.encoder, length):
-            if not len(texts):
-                return np.zeros((0, self.dimension), dtype=np.float32)
+        if not len(texts):
+            return np.zeros((0, self.dimension), dtype=np.float32)
+        encoder = self.encoder
+        with turns_of(encoder):
             return search_vectors(
-                self.encoder,
+                encoder,
                 texts,
                 kind=kind,
                 prompt=prompt,
                 truncate_dim=self.truncate_dim,
+                max_length=length,
                 show_progress=show_progress,
             )
 
@@ -228,10 +231,10 @@ class LazyEncoder:
         candidates = [text for text in cleaned if len(text.encode()) > limit]
         if not candidates:
             return 0, 0.0
+        encoder = self.encoder
         # no two threads may use one tokenizer; the warning of Transformers is the caller's to word
-        with self._lock:
-            tokenizer = self.encoder.tokenizer
-            counted = tokenizer(candidates, truncation=False, verbose=False)["input_ids"]
+        with turns_of(encoder):
+            counted = encoder.tokenizer(candidates, truncation=False, verbose=False)["input_ids"]
         lengths = [len(ids) for ids in counted if len(ids) > limit]
         lost = sum(length - limit for length in lengths)
         return len(lengths), lost / sum(lengths) if lengths else 0.0

@@ -14,8 +14,10 @@ from torch import nn
 from ..architectures import find
 from ..artifacts import ImportanceReport
 from ..encoder import token_batches, transformer_model
+from ..encoding.turns import turns_of
 from ..identity import BaseIdentity
 from ..surgery import dropped_attention, mlp_widths, model_layers
+from ..tokenization import token_limit
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -69,7 +71,8 @@ def analyze(
         description="Analyzing",
         show_progress=show_progress,
     )
-    with torch.inference_mode(), _evaluation_mode(model), meter.attached():
+    # hooks see every run of the model, so nobody else may run it meanwhile
+    with turns_of(encoder), torch.inference_mode(), _evaluation_mode(model), meter.attached():
         for batch in batches:
             # packed inputs and some tokenizers bring no mask: then every position is attended to
             mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
@@ -82,7 +85,6 @@ def analyze(
             f"the {len(calibration.texts)} calibration texts of {calibration.source!r} hold no "
             "token that is not padding; give texts that the model's tokenizer knows"
         )
-    limits = [limit for limit in (max_length, encoder.max_seq_length) if limit is not None]
     return ImportanceReport(
         base=BaseIdentity.of(model),
         calibration={
@@ -90,7 +92,7 @@ def analyze(
             "sha256": calibration.sha256,
             "texts": len(calibration.texts),
             "tokens": meter.tokens,
-            "max_length": min(limits, default=None),
+            "max_length": token_limit(encoder, max_length),
         },
         attention=meter.means("attention"),
         mlp=meter.means("mlp"),

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from ..encoder import limited, transformer_model
+from ..encoder import transformer_model
 from ..extras import import_extra
 from ..files import new_file
 from ..identity import BaseIdentity
+from ..tokenization import cut_to
 from ..training.launch import is_main_process
 from ..training.losses import DistillationLoss
 from ..training.stage import Stage, train
@@ -138,10 +139,10 @@ def _with_vectors(
         features = datasets.Features(
             text=datasets.Value("string"), label=datasets.List(datasets.Value("float32"))
         )
-        with new_file(path) as partial, limited(teacher, config.max_length):
+        with new_file(path) as partial:
             writer = datasets.arrow_writer.ArrowWriter(path=str(partial), features=features)
             with writer:
-                for row in _rows(texts, read, teacher, show_progress):
+                for row in _rows(texts, read, teacher, config.max_length, show_progress):
                     writer.write(row)
                 writer.finalize()
     while not path.is_file():
@@ -153,6 +154,7 @@ def _rows(
     texts: Sequence[str],
     read: Sequence[str],
     teacher: SentenceTransformer,
+    max_length: int | None,
     show_progress: bool,
 ) -> Iterator[dict[str, Any]]:
     window = 1024
@@ -168,7 +170,8 @@ def _rows(
         for start in range(0, len(texts), window):
             part = list(texts[start : start + window])
             given = list(read[start : start + window])
-            vectors = teacher.encode(given, convert_to_tensor=True).float().cpu().numpy()
+            found = teacher.encode(given, convert_to_tensor=True, **cut_to(teacher, max_length))
+            vectors = found.float().cpu().numpy()
             for text, vector in zip(part, vectors, strict=True):
                 yield {"text": text, "label": vector}
             bar.update(len(part))

@@ -9,6 +9,7 @@ import torch
 
 from ..artifacts import PruningPlan
 from ..encoder import transformer_model
+from ..encoding.turns import turns_of
 from ..identity import BaseIdentity
 from .ranking import choose_widths
 from .refit import Calibrator
@@ -114,7 +115,8 @@ def reconstruct(
     calibrator = Calibrator(encoder, calibration, config, show_progress)
     outputs: dict[int, dict[str, Any]] = {}
     errors: dict[str, dict[str, float]] = {}
-    with evaluation_mode(model):
+    # hooks see every run of the model, so nobody else may run it meanwhile
+    with turns_of(encoder), evaluation_mode(model):
         neurons: dict[int, torch.Tensor]
         means: dict[int, torch.Tensor] = {}
         if config.keep_neurons is None:

@@ -20,6 +20,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..files import check_space
+from ..tokenization import cut_to, token_limit
 from .corpus import corpus_pairs, count_texts
 from .fingerprint import encoder_fingerprint
 from .progress import Progress
@@ -73,6 +74,7 @@ def encode_to_file(
     prompt: str | None = None,
     normalize_embeddings: bool = False,
     truncate_dim: int | None = None,
+    max_length: int | None = None,
     window: int = WINDOW,
     force: bool = False,
     show_progress: bool = False,
@@ -93,6 +95,7 @@ def encode_to_file(
         prompt: Put in front of every text; None is the encoder's default prompt, if it has one.
         normalize_embeddings: Scale to unit length, for a model that does not do so itself.
         truncate_dim: Keep that many leading numbers of every vector; None keeps the model's own.
+        max_length: Tokens a text is cut to, at most the encoder's own limit, which None takes.
         window: Texts that are encoded together and lost together if the process is killed.
         force: Replace `out`, and throw away what an earlier run did.
         show_progress: Show bars.
@@ -110,7 +113,7 @@ def encode_to_file(
     out = Path(os.path.abspath(out))
     texts = Path(texts) if isinstance(texts, (str, os.PathLike)) else texts
     check_encode_to_file(texts, out, force=force)
-    settings = _settings(encoder, prompt, normalize_embeddings, truncate_dim, window)
+    settings = _settings(encoder, prompt, normalize_embeddings, truncate_dim, max_length, window)
     begun = State(settings=settings, encoder=encoder_fingerprint(encoder), replaces=force)
     counted = getattr(encoder, "tokens_encoded", None)
     work = Unfinished(out, begun, restart=force)
@@ -189,6 +192,7 @@ def _settings(
     prompt: str | None,
     normalize_embeddings: bool,
     truncate_dim: int | None,
+    max_length: int | None,
     window: int,
 ) -> dict[str, Any]:
     """Return what changes the vectors, besides the model, as the encoder will take it."""
@@ -200,7 +204,7 @@ def _settings(
         "prompt": prompt or "",
         "normalize_embeddings": normalize_embeddings,
         "truncate_dim": encoder.truncate_dim if truncate_dim is None else truncate_dim,
-        "max_seq_length": encoder.max_seq_length,
+        "max_seq_length": token_limit(encoder, max_length),
         "window": window,
         "weights": sorted({str(weight.dtype) for weight in encoder.parameters()}),
     }
@@ -313,6 +317,7 @@ def _vectors(
         normalize_embeddings=settings["normalize_embeddings"],
         truncate_dim=settings["truncate_dim"],
         show_progress_bar=False,
+        **cut_to(encoder, settings["max_seq_length"]),
     )
     return np.asarray(vectors, dtype=np.float32)
 

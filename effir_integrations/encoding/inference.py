@@ -20,6 +20,7 @@ from sentence_transformers.util import truncate_embeddings
 
 from ..architectures import find
 from . import prefix
+from .heads import run_head, widened
 from .last_block import PooledToken, pooled_token_only
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Inference:
         device: torch.device,
         shortcuts: Shortcuts,
         *,
+        limit: int | None = None,
         finish: Callable[[torch.Tensor], torch.Tensor] = _as_it_is,
         advance: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -56,6 +58,7 @@ class Inference:
             encoder: Its first module is a Transformer that takes text.
             device: Where it lies.
             shortcuts: What may be left out.
+            limit: Tokens a text is cut to.
             finish: Applied to each batch of vectors, (batch, dimension).
             advance: Told the texts and the real tokens of each batch that is done.
         """
@@ -65,6 +68,7 @@ class Inference:
         self.tokenizer: Any = encoder.tokenizer
         self.device = device
         self.shortcuts = shortcuts
+        self.limit = limit
         self.finish = finish
         self.advance = advance or (lambda texts, tokens: None)
         self.pooling = single_token_pooling(encoder)
@@ -119,11 +123,10 @@ class Inference:
         return vectors
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
-        limit = self.encoder.max_seq_length or self.tokenizer.model_max_length
         encoded = self.tokenizer(
             texts,
-            truncation=True,
-            max_length=limit,
+            truncation=self.limit is not None,
+            max_length=self.limit,
             return_attention_mask=False,
             return_token_type_ids=False,
         )
@@ -213,8 +216,8 @@ class Inference:
 
     def _after_model(self, features: dict[str, Any], first: int) -> torch.Tensor:
         for module in list(self.encoder)[first:]:
-            features = module(features)
-        return features["sentence_embedding"]
+            features = run_head(module, features)
+        return widened(features)["sentence_embedding"]
 
 
 def single_token_pooling(encoder: Any) -> str | None:
@@ -250,12 +253,23 @@ def is_plain(encoder: Any) -> bool:
         and first.modality_config == TEXT_ONLY
         and first.module_output_name == "token_embeddings"
         and not first.can_flatten_inputs
+        and not first.processing_kwargs
         and all(getattr(module, "include_prompt", True) for module in encoder)
         and _is_known(first.model.config)
     )
 
 
+def limit_of_call(options: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a call cuts texts to, where it sets nothing else of tokenising."""
+    match options.get("processing_kwargs"):
+        case {"text": {"max_length": int(limit), **others}, **rest} if not others and not rest:
+            return limit
+    return None
+
+
 def _are_read(encoder: Any, options: Mapping[str, Any]) -> bool:
+    if limit_of_call(options) is not None:
+        options = {name: x for name, x in options.items() if name != "processing_kwargs"}
     if set(options) - {"task"} or "task" in encoder.get_model_kwargs():
         return bool(options)
     by_task = ("query_length", "document_length", "query_expansion")

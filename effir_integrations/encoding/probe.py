@@ -91,10 +91,11 @@ class _Probe:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder: Any = encoder
-        self.model: Any = self.encoder[0].model
+        model: Any = self.encoder[0].model
+        self.model = model
         self.device = encoder.device
         self.pooling = single_token_pooling(encoder)
-        bound = steady_length(self.model.config)
+        bound = steady_length(model.config)
         self.longest = min(TOKENS, bound, token_limit(encoder) or TOKENS)
         self.expected: dict[tuple[int, ...], torch.Tensor] = {}
 

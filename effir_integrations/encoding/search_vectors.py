@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..tokenization import cut_to
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -40,6 +42,7 @@ def search_vectors(
     batch_size: int = 32,
     prompt: str | None = None,
     truncate_dim: int | None = None,
+    max_length: int | None = None,
     show_progress: bool = False,
 ) -> np.ndarray:
     """Encode texts so that inner products are the model's similarity.
@@ -51,16 +54,18 @@ def search_vectors(
         batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
         prompt: Put in front instead of the model's own; empty for none.
         truncate_dim: Leading dimensions to keep; None keeps all, or what the model says.
+        max_length: Tokens a text is cut to, at most the model's own limit, which None takes.
         show_progress: Draw the model's progress bar.
 
     Returns:
         (texts, dimension), float32.
 
     Raises:
-        ValueError: If the model's similarity is a distance.
+        ValueError: If the model's similarity is a distance, or `max_length` cannot be had.
     """
     from ..encoder import clean_text
 
+    plain = inner_product_is_similarity(model)
     method: Any = model.encode_query if kind == "query" else model.encode_document
     vectors = method(
         [clean_text(text) if isinstance(text, str) else text for text in texts],
@@ -69,6 +74,10 @@ def search_vectors(
         convert_to_numpy=True,
         truncate_dim=truncate_dim,
         **({} if prompt is None else {"prompt": prompt}),
-        normalize_embeddings=not inner_product_is_similarity(model),
+        **cut_to(model, max_length),
     )
-    return np.ascontiguousarray(vectors, dtype=np.float32)
+    vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+    if plain:
+        return vectors
+    # here and in fp32: the stock class normalises in the dtype of the model
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

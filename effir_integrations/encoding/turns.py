@@ -1,4 +1,4 @@
-"""A lock that travels with an encoder to worker processes."""
+"""Locks that belong to what they guard: copies and forked children of a process have their own."""
 
 from __future__ import annotations
 
@@ -20,3 +20,14 @@ class Turns:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Turns, ()
+
+
+def turns_of(shared: Any) -> Turns:
+    """Return the turns that all users of an encoder or of a pool of processes take.
+
+    Args:
+        shared: An object, or a dictionary such as a pool; its turns are kept in itself.
+    """
+    state = shared if isinstance(shared, dict) else vars(shared)
+    turns: Turns = state.setdefault("_turns", Turns())  # one step: two threads get the same
+    return turns

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ from effir_integrations.evaluation.evaluate import (
     check_model,
     evaluate,
     load_model,
-    truncated,
 )
 from effir_integrations.evaluation.retrieval import METRICS
 from effir_integrations.evaluation.speed import Speed, interleaved_speed
@@ -108,17 +106,15 @@ def compare(
     loaded = [
         load_model(model, max_length=max_length, dtype=dtype, device=device) for model in models
     ]
-    with ExitStack() as stack:
-        for encoder in loaded:
-            stack.enter_context(truncated(encoder, max_length))
-        speeds = interleaved_speed(
-            loaded,
-            _sample(data.documents, speed_documents),
-            _sample(data.queries, speed_queries),
-            rounds=speed_rounds,
-            batch_size=batch_size,
-            show_progress=show_progress,
-        )
+    speeds = interleaved_speed(
+        loaded,
+        _sample(data.documents, speed_documents),
+        _sample(data.queries, speed_queries),
+        rounds=speed_rounds,
+        batch_size=batch_size,
+        max_length=max_length,
+        show_progress=show_progress,
+    )
     return [_with_speed(*pair) for pair in zip(evaluations, speeds, strict=True)]
 
 

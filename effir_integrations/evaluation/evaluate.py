@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,8 +129,8 @@ def evaluate(
         check_run_ids([*data.queries, *data.documents])
     loaded = load_model(model, max_length=max_length, dtype=dtype, device=device)
     inner_product_is_similarity(loaded)
-    with truncated(loaded, max_length):
-        return _measure(loaded, model, data, batch_size, run_path, show_progress)
+    token_limit(loaded, max_length)  # refuses what the model does not take, before the clock starts
+    return _measure(loaded, model, data, batch_size, max_length, run_path, show_progress)
 
 
 def load_model(
@@ -147,21 +146,6 @@ def load_model(
     from effir_integrations.loading import load
 
     return load(str(model), device=device, dtype=dtype, max_length=max_length)
-
-
-@contextmanager
-def truncated(model: SentenceTransformer, max_length: int | None) -> Iterator[None]:
-    """Cut texts to `max_length` tokens inside the context, at most the model's own limit.
-
-    Raises:
-        ValueError: If the model has fewer positions than that.
-    """
-    before = model.max_seq_length
-    model.max_seq_length = token_limit(model, max_length) or before
-    try:
-        yield
-    finally:
-        model.max_seq_length = before
 
 
 def _configuration(model: SentenceTransformer) -> Any:
@@ -197,6 +181,7 @@ def _measure(
     source: SentenceTransformer | str | Path,
     data: RetrievalData,
     batch_size: int,
+    max_length: int | None,
     run_path: Path | None,
     show_progress: bool,
 ) -> Evaluation:
@@ -204,13 +189,16 @@ def _measure(
 
     name, size = model_name(source), model_bytes(model, source)
     queries, documents = list(data.queries.values()), list(data.documents.values())
-    latency = query_latency(model, queries)
-    query_vectors, queries_per_second = encode_timed(
-        model, queries, kind="query", batch_size=batch_size, show_progress=show_progress
+    latency = query_latency(model, queries, max_length=max_length)
+    timed = partial(
+        encode_timed,
+        model,
+        batch_size=batch_size,
+        max_length=max_length,
+        show_progress=show_progress,
     )
-    document_vectors, documents_per_second = encode_timed(
-        model, documents, kind="document", batch_size=batch_size, show_progress=show_progress
-    )
+    query_vectors, queries_per_second = timed(queries, kind="query")
+    document_vectors, documents_per_second = timed(documents, kind="document")
     run = rank(
         list(data.documents),
         document_vectors,
@@ -233,7 +221,7 @@ def _measure(
         documents_per_second=documents_per_second,
         queries_per_second=queries_per_second,
         query_latency_ms=1000 * latency,
-        max_length=token_limit(model),
+        max_length=token_limit(model, max_length),
         batch_size=None if isinstance(model, Encoder) else batch_size,
         dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
         device=str(model.device),

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -39,6 +40,7 @@ def encode_timed(
     *,
     kind: Kind,
     batch_size: int = 32,
+    max_length: int | None = None,
     show_progress: bool = False,
 ) -> tuple[Vectors, float]:
     """Encode texts, one batch before the clock starts, and time it.
@@ -54,21 +56,27 @@ def encode_timed(
     if not texts:
         raise ValueError(f"no {kind} texts; timing needs at least one.")
     # The first forward pass also pays for allocators, kernels and threads.
-    search_vectors(model, texts[:batch_size], kind=kind, batch_size=batch_size)
+    encode = partial(search_vectors, model, kind=kind, batch_size=batch_size, max_length=max_length)
+    encode(texts[:batch_size])
     start = time.perf_counter()
-    vectors = search_vectors(
-        model, texts, kind=kind, batch_size=batch_size, show_progress=show_progress
-    )
+    vectors = encode(texts, show_progress=show_progress)
     return vectors, len(texts) / (time.perf_counter() - start)
 
 
-def query_latency(model: SentenceTransformer, queries: Sequence[str], repeats: int = 50) -> float:
+def query_latency(
+    model: SentenceTransformer,
+    queries: Sequence[str],
+    repeats: int = 50,
+    *,
+    max_length: int | None = None,
+) -> float:
     """Encode one query at a time and return the median time, in seconds.
 
     Args:
         model: The model; its query prompt applies.
         queries: Taken in turn, from the start again when they run out.
         repeats: Calls that are timed, after a few that are not.
+        max_length: As in `search_vectors`.
 
     Raises:
         ValueError: If there are no queries, or `repeats` is below 1.
@@ -78,7 +86,7 @@ def query_latency(model: SentenceTransformer, queries: Sequence[str], repeats: i
     times = []
     for query in itertools.islice(itertools.cycle(queries), _LATENCY_WARM_UP + repeats):
         start = time.perf_counter()
-        search_vectors(model, [query], kind="query", batch_size=1)
+        search_vectors(model, [query], kind="query", batch_size=1, max_length=max_length)
         times.append(time.perf_counter() - start)
     return statistics.median(times[_LATENCY_WARM_UP:])
 
@@ -90,6 +98,7 @@ def interleaved_speed(
     *,
     rounds: int = 3,
     batch_size: int = 32,
+    max_length: int | None = None,
     repeats: int = 50,
     show_progress: bool = False,
 ) -> list[Speed]:
@@ -104,6 +113,7 @@ def interleaved_speed(
         queries: The same for every model and round.
         rounds: Times that each model is measured; odd numbers give a true median.
         batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
+        max_length: As in `search_vectors`.
         repeats: Single queries a round.
         show_progress: Draw a progress bar over models and rounds.
 
@@ -120,16 +130,12 @@ def interleaved_speed(
     for turn in tqdm(
         turns, desc="Timing", unit="turn", delay=2, disable=not show_progress, leave=False
     ):
-        model = models[turn]
+        timed = partial(encode_timed, models[turn], batch_size=batch_size, max_length=max_length)
         measured[turn].append(
             Speed(
-                documents_per_second=encode_timed(
-                    model, documents, kind="document", batch_size=batch_size
-                )[1],
-                queries_per_second=encode_timed(
-                    model, queries, kind="query", batch_size=batch_size
-                )[1],
-                query_latency=query_latency(model, queries, repeats),
+                documents_per_second=timed(documents, kind="document")[1],
+                queries_per_second=timed(queries, kind="query")[1],
+                query_latency=query_latency(models[turn], queries, repeats, max_length=max_length),
             )
         )
     return [

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoder import limited, transformer_model
+from ..encoder import transformer_model
 from ..extras import import_extra
 from ..files import read_json, write_json
 from ..identity import BaseIdentity
+from ..tokenization import token_limit
 from .checkpoints import last_checkpoint, remove_partial_checkpoints
 from .config import TrainConfig
 from .launch import is_main_process
@@ -161,7 +162,7 @@ def train(
         keys=keys,
         lengths=_lengths(dataset) if config.similar_lengths else None,
     )
-    with limited(encoder, config.max_length), dropout(encoder, config.model_dropout):
+    with dropout(encoder, config.model_dropout):
         trainer = StageTrainer.for_stage(
             encoder,
             dataset.select(order),
@@ -172,6 +173,7 @@ def train(
             learning_rates=dict(learning_rates or {}),
             bar=(description, show_progress and is_main_process()),
         )
+        trainer.data_collator.max_length = token_limit(encoder, config.max_length)
         # the first process may have cleared the folder a moment ago
         trainer.accelerator.wait_for_everyone()
         checkpoint = last_checkpoint(work)

@@ -124,3 +124,26 @@ def test_another_teacher_is_not_gone_on_from(
     save_bare("bert", tmp_path / "other", seed=1)
     with pytest.raises(ValueError, match="teacher_fingerprint .* then, .* now"):
         distill(student(tmp_path), load(tmp_path / "other"), TEXTS, CONFIG, tmp_path / "out")
+
+
+def test_the_limit_is_that_of_the_run_for_student_and_teacher(tmp_path: Path) -> None:
+    pruned, teacher = student(tmp_path), tiny_encoder("bert", tmp_path)
+    lengths: list[tuple[str, int]] = []
+    read, run = pruned[0].preprocess, transformer_model(teacher).forward
+
+    def preprocess(*given: Any, **options: Any) -> Any:
+        features = read(*given, **options)
+        lengths.append(("student", features["input_ids"].shape[1]))
+        return features
+
+    def forward(*given: Any, **inputs: Any) -> Any:
+        lengths.append(("teacher", inputs["input_ids"].shape[1]))
+        return run(*given, **inputs)
+
+    pruned[0].preprocess, transformer_model(teacher).forward = preprocess, forward
+    long = load_calibration([f"{text} w1 w2 w3 w4" for text in TEXTS.texts], limit=None)
+    config = replace(CONFIG, steps=2, max_length=4)
+    distill(pruned, teacher, long, config, tmp_path / "out")
+    # what is written is checked at the end, on texts of any length
+    assert set(lengths[:-1]) == {("student", 4), ("teacher", 4)}
+    assert teacher.max_seq_length == pruned.max_seq_length == 32

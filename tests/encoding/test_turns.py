@@ -6,11 +6,17 @@ import copy
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 from tiny import save_bare
 
+from effir_integrations.adapters.lazy_encoder import LazyEncoder
+from effir_integrations.calibration import load_calibration
+from effir_integrations.compression.analyze import analyze
+from effir_integrations.compression.reconstruct import ReconstructConfig, reconstruct
 from effir_integrations.encoding.turns import Turns
 from effir_integrations.loading import load
 
@@ -45,6 +51,64 @@ def hammer(encoder, seconds: float, threads: int = 8) -> tuple[int, list[str]]:
 def test_eight_threads_at_once_get_their_own_vectors(tmp_path):
     calls, wrong = hammer(load(save_bare("qwen3", tmp_path), device="cpu"), seconds=2)
     assert calls >= 8 and wrong == []
+
+
+@pytest.fixture
+def saved(tmp_path):
+    load(save_bare("qwen3", tmp_path / "bare"), device="cpu").save(str(tmp_path / "model"))
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("kind", [load, SentenceTransformer])
+def test_adapters_of_one_model_in_several_threads_keep_their_own_limits(saved, kind):
+    model = kind(str(saved), device="cpu")
+    own, texts = model.max_seq_length, [f"w{x} w{x + 1} w3 " * 9 for x in range(5)]
+    expected = {}
+    for limit in (4, 9, 20):
+        alone = load(saved, device="cpu", max_length=limit)
+        expected[limit] = alone.encode(texts, normalize_embeddings=True)
+    wrong: list[int] = []
+
+    def work(limit: int) -> None:
+        lazy = LazyEncoder(model, max_length=limit)
+        for _ in range(20):
+            found = lazy.embed(texts, "document")
+            if lazy.limit != limit or np.abs(found - expected[limit]).max() > 1e-5:
+                wrong.append(limit)
+
+    together(*[lambda limit=limit: work(limit) for limit in expected])
+    assert wrong == [] and model.max_seq_length == own
+
+
+def together(*calls) -> None:
+    """Run calls on a thread each, and raise what one of them raised."""
+    with ThreadPoolExecutor(len(calls)) as threads:
+        for done in [threads.submit(call) for call in calls]:
+            done.result()
+
+
+@pytest.mark.parametrize("verb", ["analyze", "reconstruct"])
+def test_encode_and_a_verb_that_watches_the_model_take_turns(saved, verb):
+    encoder = load(saved, device="cpu")
+    texts = [f"w{x} w{x % 7}" for x in range(40)]
+    calibration = load_calibration(texts)
+    expected = encoder.encode(texts)
+    started = threading.Event()
+    encoder[0].model.layers[0].register_forward_pre_hook(lambda *given: started.set())
+
+    def watch() -> None:
+        if verb == "analyze":
+            analyze(encoder, calibration, batch_tokens=8)
+        else:
+            config = ReconstructConfig(keep_neurons=0.5, multiple_of=8, batch_tokens=8)
+            reconstruct(encoder, calibration, config)
+
+    def encode() -> None:
+        started.wait(20)
+        for _ in range(20):
+            np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-6, rtol=0)
+
+    together(watch, encode)
 
 
 @pytest.mark.slow

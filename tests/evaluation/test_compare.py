@@ -74,7 +74,6 @@ def test_interleaved_speeds_replace_those_of_the_evaluation(
 
     def timed(models, documents, queries, **options):
         seen.update(models=models, documents=documents, queries=queries, **options)
-        seen["lengths"] = [model.max_seq_length for model in models]
         return [Speed(documents_per_second=1.0, queries_per_second=2.0, query_latency=0.003)] * 2
 
     monkeypatch.setattr(module, "interleaved_speed", timed)
@@ -91,7 +90,7 @@ def test_interleaved_speeds_replace_those_of_the_evaluation(
     assert seen["models"] == [model, model]
     assert seen["documents"] == ["w0 w20 w40", "w6 w26 w46", "w11 w31 w51"]
     assert len(seen["queries"]) == 5
-    assert (seen["rounds"], seen["lengths"]) == (5, [4, 4])
+    assert (seen["rounds"], seen["max_length"]) == (5, 4)
     assert model.max_seq_length == 16
     for one in both:
         assert (one.documents_per_second, one.queries_per_second) == (1.0, 2.0)

@@ -21,7 +21,9 @@ def test_recipes_run_on_every_model_and_their_figures_agree(
     models = [str(recipe_model)]
     ecosystems = ["sentence_transformers", "llama_index"]
 
-    rows = MODULE.compare_ecosystems(models, ecosystems, options, tmp_path)
+    found = MODULE.compare_ecosystems(models, ecosystems, options, tmp_path)
+    rows = MODULE.unique(found)
+    MODULE.check_agreement(found)
 
     expected = evaluate(load(recipe_model, precision="fp32"), recipe_data).metrics
     assert [row.search.split(",")[0] for row in rows] == ["Sentence Transformers", "LlamaIndex"]
@@ -29,23 +31,28 @@ def test_recipes_run_on_every_model_and_their_figures_agree(
         assert row.metrics == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_disagreement_of_exact_searches_is_an_error(recipe_model, recipe_data, monkeypatch):
+def test_a_disagreement_of_exact_searches_is_an_error_after_the_table(
+    recipe_model, recipe_data, monkeypatch, capsys
+):
     measured = evaluate(load(recipe_model), recipe_data)
     lower = {**measured.metrics, "nDCG@10": measured.metrics["nDCG@10"] - 0.001}
-    found = iter([[measured], [replace(measured, metrics=lower)]])
+    rows = [replace(measured, search="A"), replace(measured, search="B", metrics=lower)]
+    found = iter([[row] for row in rows])
     monkeypatch.setattr(MODULE, "run_script", lambda *given: next(found))
-    with pytest.raises(RuntimeError, match=r"disagree by 0.0010 in nDCG@10"):
-        MODULE.compare_ecosystems(["m"], ["sentence_transformers", "mteb"], [])
+    with pytest.raises(SystemExit) as ended:
+        MODULE.main(["--model", "m", "--json", "--ecosystems", "sentence_transformers", "mteb"])
+    assert ended.value.code == 3
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == [row.to_json() for row in rows]
+    assert "disagree by 0.0010 in nDCG@10" in printed.err
 
 
 def test_a_search_without_a_model_is_shown_once(recipe_model, recipe_data):
     row = evaluate(load(recipe_model), recipe_data)
     lexical = replace(row, model="BM25", search="BM25")
-    assert MODULE.unique([row, lexical, replace(row, model="b"), lexical]) == [
-        row,
-        lexical,
-        replace(row, model="b"),
-    ]
+    other = replace(row, model="b")
+    found = [{"pyserini": [row, lexical]}, {"pyserini": [other, lexical]}]
+    assert MODULE.unique(found) == [row, lexical, other]
 
 
 def test_a_recipe_that_fails_ends_it_with_one_line(recipe_data, tmp_path):
