@@ -42,8 +42,8 @@ def run_slim(
         ValueError: The plan has pruned neurons already.
         FileNotFoundError: The run folder holds neither a plan nor a report.
     """
-    from ..compression.slim import BASE_FOLDER, slim
     from ..compression.recorded_base import base_source, recorded_folder
+    from ..compression.slim import BASE_FOLDER, slim
     from ..encoder import transformer_model
     from ..evaluation.plots import width_plot
     from ..identity import BaseIdentity

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def base_source(
-    given: str | None, recorded: str, folder: Path, *, option: str = "--model"
-) -> str:
+def base_source(given: str | None, recorded: str, folder: Path, *, option: str = "--model") -> str:
     """Return the model that a command is to read: the given one, or the base that a folder records.
 
     Args:
