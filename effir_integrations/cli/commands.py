@@ -79,7 +79,8 @@ def run_analyze(
     if (out / IMPORTANCE_FILE).is_file() and not force:
         report = ImportanceReport.load(out)
         before = (report.base.name, report.calibration.get("sha256"))
-        if before != (model, chosen.sha256):
+        same = before == (model, chosen.sha256)
+        if not same or report.base.fingerprint != identify(model).fingerprint:
             raise ValueError(
                 f"{out} holds the importance of {report.base.name} on "
                 f"{report.calibration.get('source')}; choose another --out, or repeat (--force)"
@@ -161,7 +162,8 @@ def run_reconstruct(
     """
     from ..calibration import load_calibration
     from ..compression.reconstruct import ReconstructConfig, reconstruct
-    from ..loading import find_architecture, load
+    from ..compression.recorded_base import base_source
+    from ..loading import load
 
     console.quiet_libraries()
     keep = settings["keep_neurons"]
@@ -169,8 +171,7 @@ def run_reconstruct(
     if plan is None:
         plan, keep = plan_so_far(run, force), keep or 0.5
     config = ReconstructConfig(**{**settings, "keep_neurons": keep})
-    name = model or plan.base.name
-    find_architecture(name)
+    name = base_source(model, plan.base.name, run)
     chosen = load_calibration(calibration, limit=texts)
     made = reconstruct(load(name), chosen, config, plan=plan, show_progress=show_progress)
     made.save(run)
@@ -220,14 +221,14 @@ def run_export(
 ) -> PruningPlan:
     """Write the model that the plan of a run folder describes."""
     from ..compression.export import export, export_from_disk
+    from ..compression.recorded_base import base_source
     from ..files import check_target
-    from ..loading import find_architecture, load
+    from ..loading import load
 
     console.quiet_libraries()
     plan = PruningPlan.load(run)
-    name = model or plan.base.name
     check_target(out, force=force)
-    find_architecture(name)
+    name = base_source(model, plan.base.name, run)
     if from_disk:
         export_from_disk(name, plan, out, force=force, show_progress=show_progress)
     else:

@@ -42,15 +42,20 @@ def run_slim(
         ValueError: The plan has pruned neurons already.
         FileNotFoundError: The run folder holds neither a plan nor a report.
     """
+    from ..compression.recorded_base import base_source, recorded_folder
     from ..compression.slim import BASE_FOLDER, slim
+    from ..encoder import transformer_model
     from ..evaluation.plots import width_plot
-    from ..loading import find_architecture, load
+    from ..identity import BaseIdentity
+    from ..loading import load
     from ..training.launch import is_main_process, local_device
     from ..training.stage import Stage, data_record
 
     console.quiet_libraries()
     there = PruningPlan.load(run) if (run / PLAN_FILE).is_file() else None
-    if force and there and Path(there.base.name) == run / SLIM_FOLDER / BASE_FOLDER:
+    trained = (run / SLIM_FOLDER / BASE_FOLDER).resolve()
+    before = recorded_folder(there.base.name, run) if force and there else None
+    if before is not None and before.resolve() == trained:
         raise ValueError(
             f"the plan in {run} is for the base that slimming trained, which --force would remove; "
             "choose another run folder"
@@ -58,9 +63,9 @@ def run_slim(
     there = None if force else there
     slimmed = there if there and any(x["stage"] == "slim" for x in there.made_by) else None
     plan = slimmed or plan_so_far(run, force)
-    name = model or plan.base.name
-    find_architecture(name)
+    name = base_source(model, plan.base.name, run)
     encoder = load(name, dtype=dtype, device=local_device())
+    plan.base.check_same(BaseIdentity.of(transformer_model(encoder), name))
     data = _examples(source, encoder, config, negatives, scored=False, progress=show_progress)
     stage = Stage(name="slim", config=config, data=data_record(data))
     if slimmed is None or not stage.is_among(slimmed.made_by):
@@ -125,11 +130,17 @@ def run_distill(
 ) -> dict[str, Any]:
     """Distill into a model folder, or the model that a run folder plans; return its history."""
     from ..compression.distill import distill
+    from ..compression.recorded_base import base_source, check_recorded
+    from ..encoder import transformer_model
     from ..loading import load
     from ..training.launch import local_device
 
     encoder, history = _load_source(source, model, dtype)
-    guide = load(teacher or history["base"], device=local_device())
+    name = base_source(teacher or model, history["base"], source, option="--teacher")
+    guide = load(name, device=local_device())
+    if teacher is None:
+        ours, theirs = transformer_model(encoder), transformer_model(guide)
+        check_recorded(theirs, history["fingerprint"], ours.dtype, source, "--teacher")
     chosen = _texts(encoder, texts, text_count, queries, show_progress)
     distill(
         encoder,
@@ -148,6 +159,7 @@ def _load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, 
     """Return the encoder to train and its history."""
     from ..compression.apply import apply
     from ..compression.history import history_at, history_of
+    from ..compression.recorded_base import base_source
     from ..encoder import transformer_model
     from ..loading import find_architecture, load
     from ..training.launch import local_device
@@ -160,8 +172,7 @@ def _load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, 
         encoder = load(source, dtype=dtype, device=local_device())
         return encoder, history_at(encoder, source)
     plan = PruningPlan.load(source)
-    name = model or plan.base.name
-    find_architecture(name)
+    name = base_source(model, plan.base.name, source)
     encoder = load(name, dtype=dtype, device=local_device())
     encoder[0].model = apply(transformer_model(encoder), plan)
     return encoder, history_of(plan)

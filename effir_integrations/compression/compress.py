@@ -16,7 +16,7 @@ from ..loading import find_architecture, load
 from .analyze import analyze
 from .drop import DropConfig, drop
 from .export import export
-from .reconstruct import ReconstructConfig, reconstruct
+from .reconstruct import ReconstructConfig, check_plan, reconstruct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +170,7 @@ def _plan(
     show_progress: bool,
 ) -> tuple[PruningPlan, ImportanceReport | None]:
     base = BaseIdentity.of(transformer_model(encoder), name)
+    _rehearse(base, config)
     plan, report = PruningPlan(base=base), None
     if config.drops:
         if config.drop_config.needs_scores:
@@ -186,3 +187,24 @@ def _plan(
             show_progress=show_progress,
         )
     return plan, report
+
+
+def _rehearse(base: BaseIdentity, config: CompressConfig) -> None:
+    """Refuse what the base cannot give before any text runs through it.
+
+    Only where all layers are alike: in others, what can go depends on the scores.
+
+    Raises:
+        ValueError: As `drop` and `reconstruct`.
+    """
+    sizes = (base.mlp_widths, base.mlp_parameters, base.attention_parameters)
+    if base.dropped_attention or any(len(set(of_layers)) > 1 for of_layers in sizes):
+        return
+    plan, alike = PruningPlan(base=base), (0.0,) * base.layers
+    if config.drops:
+        report = ImportanceReport(
+            base=base, calibration={}, attention=alike, mlp=alike, block=alike
+        )
+        plan = drop(base, config.drop_config, report)
+    if config.keep_neurons is not None:
+        check_plan(plan, config.reconstruct_config)

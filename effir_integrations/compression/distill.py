@@ -15,6 +15,7 @@ from ..extras import import_extra
 from ..files import new_file
 from ..identity import BaseIdentity
 from ..tokenization import cut_to
+from ..training.checkpoints import check_sealed, seal
 from ..training.launch import is_main_process
 from ..training.losses import DistillationLoss
 from ..training.stage import Stage, train
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ..calibration import Calibration
 
 TEACHER_FILE = "teacher.arrow"
+TEACHER_LISTING = "teacher.json"
 TARGETS = ("vectors", "similarities")
 
 
@@ -131,11 +133,16 @@ def _with_vectors(
 ) -> Any:
     """Return a dataset of texts and the teacher's vectors, memory-mapped from disk.
 
-    The first process writes it, once; the others wait for the file.
+    The first process writes it, once; the others wait for it.
+
+    Raises:
+        ValueError: What an earlier run wrote was changed since.
     """
     datasets = import_extra("datasets", "train")
-    path = work / TEACHER_FILE
-    if is_main_process() and not path.is_file():
+    path, listing = work / TEACHER_FILE, work / TEACHER_LISTING
+    if is_main_process() and listing.is_file():
+        check_sealed(listing)
+    elif is_main_process():
         features = datasets.Features(
             text=datasets.Value("string"), label=datasets.List(datasets.Value("float32"))
         )
@@ -145,7 +152,8 @@ def _with_vectors(
                 for row in _rows(texts, read, teacher, config.max_length, show_progress):
                     writer.write(row)
                 writer.finalize()
-    while not path.is_file():
+        seal(listing, [path])
+    while not listing.is_file():
         time.sleep(0.2)
     return datasets.Dataset.from_file(str(path))
 

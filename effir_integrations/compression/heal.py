@@ -13,6 +13,7 @@ import torch
 
 from ..encoder import transformer_model
 from ..files import check_target
+from ..identity import BaseIdentity
 from ..loading import load
 from ..surgery import narrow_again, widen
 from ..training.adapter import add_lora, check_no_adapter, merge_lora
@@ -90,13 +91,14 @@ def heal(
     config = stage.config
     if not isinstance(config, HealConfig):
         raise TypeError(f"{type(config).__name__} does not say which weights train")
-    if not force and _is_done(out, stage):
+    model: Any = transformer_model(encoder)
+    check_no_adapter(model)
+    before = BaseIdentity.of(model).fingerprint
+    if not force and _is_done(out, stage, before):
         if is_main_process():  # a run that was killed while it cleaned up
             shutil.rmtree(work_folder(out), ignore_errors=True)
         return load(out, device=str(encoder.device))
     check_target(out, force=force)
-    model: Any = transformer_model(encoder)
-    check_no_adapter(model)
     if history is None:
         history = history_at(encoder, model.config.name_or_path)
     work, dtype = work_folder(out), model.dtype
@@ -111,15 +113,15 @@ def heal(
     _finish(encoder, config, dtype, dtypes)
     if not is_main_process():
         return encoder
-    record = {**stage.record(), "log": log[:1] + log[-1:]}
+    record = {**stage.record(), "model": before, "log": log[:1] + log[-1:]}
     made = save(encoder, with_stage(history, record), out, force=force)
     shutil.rmtree(work, ignore_errors=True)
     return made
 
 
-def _is_done(out: Path, stage: Stage) -> bool:
-    history = read_history(out) or {}
-    return stage.is_among(history.get("made_by", ())[-1:])
+def _is_done(out: Path, stage: Stage, model: str) -> bool:
+    last = (read_history(out) or {}).get("made_by", ())[-1:]
+    return stage.is_among(last) and last[0].get("model") == model
 
 
 def _choose_trained(

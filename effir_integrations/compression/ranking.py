@@ -134,28 +134,45 @@ def choose_widths(
         ValueError: No layer can be narrowed that far.
     """
     widths = {layer: len(removal.order) for layer, removal in removals.items()}
-    floor = -(-max(min_width, 1) // multiple_of) * multiple_of
+    floor = check_widths(widths, total=total, multiple_of=multiple_of, min_width=min_width)
     summed = {layer: removal.cost.cumsum(0) for layer, removal in removals.items()}
     while True:
+        excess = sum(widths.values()) - total
+        if excess <= 0:
+            return widths
         options = []
         for layer, width in widths.items():
             smaller = (width - 1) // multiple_of * multiple_of
             if smaller >= floor:
                 options.append((_price(summed[layer], width, smaller), layer, smaller))
-        excess = sum(widths.values()) - total
-        if excess <= 0:
-            return widths
-        if not options:
-            raise ValueError(
-                f"{total} neurons in all are fewer than min_width={min_width} and "
-                f"multiple_of={multiple_of} allow in {len(widths)} layers "
-                f"({sum(widths.values())}); keep more neurons, or lower one of the two"
-            )
         _, layer, smaller = min(options)
         step = widths[layer] - smaller
         if step - excess >= excess and step > excess:
             return widths
         widths[layer] = smaller
+
+
+def check_widths(widths: Mapping[int, int], *, total: int, multiple_of: int, min_width: int) -> int:
+    """Refuse a total that no choice of widths comes down to, and return the lowest width allowed.
+
+    Args:
+        widths: layer -> neurons.
+        total: How many neurons may stay.
+        multiple_of: What every narrowed width is a multiple of.
+        min_width: What no layer goes below.
+
+    Raises:
+        ValueError: The layers cannot be narrowed that far.
+    """
+    floor = -(-max(min_width, 1) // multiple_of) * multiple_of
+    least = sum(min(width, floor) for width in widths.values())
+    if least > total:
+        raise ValueError(
+            f"{total} neurons in all are fewer than min_width={min_width} and "
+            f"multiple_of={multiple_of} allow in {len(widths)} layers ({least}); keep more "
+            "neurons, or lower one of the two"
+        )
+    return floor
 
 
 def _price(summed: torch.Tensor, width: int, smaller: int) -> float:

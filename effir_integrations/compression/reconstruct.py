@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from ..artifacts import PruningPlan
 from ..encoder import transformer_model
 from ..encoding.turns import turns_of
 from ..identity import BaseIdentity
-from .ranking import choose_widths
+from .ranking import check_widths, choose_widths
 from .refit import Calibrator
 from .streams import evaluation_mode
 
@@ -63,6 +64,11 @@ class ReconstructConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
+        if self.keep_neurons == 1 and self.method != "reconstruct":
+            raise ValueError(
+                f"keep_neurons=1 removes no neuron, so method={self.method!r} has nothing to do; "
+                "keep fewer neurons, or refit the MLPs left (method='reconstruct')"
+            )
         if not 0 < self.ridge <= 1:
             raise ValueError(f"ridge={self.ridge} must lie above 0 and be at most 1")
         if not 0 <= self.correction <= 1:
@@ -111,7 +117,7 @@ def reconstruct(
     base = BaseIdentity.of(model)
     plan = PruningPlan(base=base) if plan is None else plan
     plan.base.check_same(base)
-    _check_plan(plan, config)
+    check_plan(plan, config)
     calibrator = Calibrator(encoder, calibration, config, show_progress)
     outputs: dict[int, dict[str, Any]] = {}
     errors: dict[str, dict[str, float]] = {}
@@ -153,7 +159,7 @@ def _choose_neurons(
     removals, means = calibrator.rank(plan, widths)
     narrowed = choose_widths(
         removals,
-        total=round(keep * sum(widths.values())),
+        total=_total(widths, keep),
         multiple_of=config.multiple_of,
         min_width=config.min_width,
     )
@@ -165,7 +171,12 @@ def _choose_neurons(
     return neurons, means
 
 
-def _check_plan(plan: PruningPlan, config: ReconstructConfig) -> None:
+def check_plan(plan: PruningPlan, config: ReconstructConfig) -> None:
+    """Refuse a plan that `reconstruct` cannot start from, before any text is read.
+
+    Raises:
+        ValueError: As `reconstruct`, for all but another base.
+    """
     if config.keep_neurons is None:
         if plan.outputs or not plan.neurons:
             what = "is refitted already" if plan.outputs else "names no neurons that stay"
@@ -184,9 +195,21 @@ def _check_plan(plan: PruningPlan, config: ReconstructConfig) -> None:
     widths = {layer: width for layer, width in enumerate(plan.mlp_widths) if width}
     if not widths:
         raise ValueError("no MLP is left to take neurons from; drop fewer MLPs")
+    if config.keep_neurons == 1:
+        return
     narrowest = min(widths, key=lambda layer: widths[layer])
     if widths[narrowest] < config.multiple_of:
         raise ValueError(
             f"multiple_of={config.multiple_of} is more than the {widths[narrowest]} neurons of "
             f"layer {narrowest}; choose at most that"
         )
+    check_widths(
+        widths,
+        total=_total(widths, config.keep_neurons),
+        multiple_of=config.multiple_of,
+        min_width=config.min_width,
+    )
+
+
+def _total(widths: Mapping[int, int], keep: float) -> int:
+    return round(keep * sum(widths.values()))

@@ -1,12 +1,52 @@
-"""Which checkpoints of a stage were written to their end."""
+"""Which files of a stage were written to their end, and whether they are still what was written."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-WHOLE = "whole"
-"""Stands in a checkpoint once everything else does."""
+from ..files import file_sha256, read_json, write_json
+
+WHOLE = "whole.json"
+"""Stands in a checkpoint once everything else does, and lists it."""
+
+
+def seal(listing: Path, files: Iterable[Path]) -> None:
+    """Write down which files lie beside `listing`, each with its size and SHA-256."""
+    content = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(files)
+    }
+    write_json(listing, content)
+
+
+def check_sealed(listing: Path) -> None:
+    """Refuse files that are not those that were written down.
+
+    Raises:
+        ValueError: One is missing or was changed; names it.
+    """
+    folder = listing.parent
+    for name, wanted in read_json(listing, "a list of files with their hashes").items():
+        path = folder / name
+        if not path.is_file():
+            what = "is missing"
+        elif path.stat().st_size != wanted["bytes"]:
+            what = f"has {path.stat().st_size:,} bytes, not {wanted['bytes']:,}"
+        elif file_sha256(path) != wanted["sha256"]:
+            what = "holds other bytes than were written"
+        else:
+            continue
+        raise ValueError(
+            f"{path} {what}, so training cannot go on from it; put it back, or start anew (--force)"
+        )
+
+
+def seal_checkpoint(folder: Path) -> None:
+    """Mark a checkpoint as written to its end."""
+    listing = folder / WHOLE
+    seal(listing, (path for path in folder.iterdir() if path.is_file() and path != listing))
 
 
 def last_checkpoint(work: Path) -> Path | None:

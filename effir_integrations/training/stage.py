@@ -15,7 +15,7 @@ from ..extras import import_extra
 from ..files import read_json, write_json
 from ..identity import BaseIdentity
 from ..tokenization import token_limit
-from .checkpoints import last_checkpoint, remove_partial_checkpoints
+from .checkpoints import WHOLE, check_sealed, last_checkpoint, remove_partial_checkpoints
 from .config import TrainConfig
 from .launch import is_main_process
 from .order import Example, training_order
@@ -80,14 +80,23 @@ def prepare_work(work: Path, manifest: Mapping[str, Any], *, force: bool) -> Non
     """Make the folder of checkpoints, or check that the one there belongs to this very stage.
 
     Raises:
-        ValueError: It is of another configuration, data or model; the text says what differs.
+        ValueError: It is of another configuration, data or model, or the checkpoint to go on from
+            is damaged; the text says what differs.
     """
     if is_main_process():
         if force:
             shutil.rmtree(work, ignore_errors=True)
         remove_partial_checkpoints(work)
+        checkpoint = last_checkpoint(work)
         if (work / MANIFEST).is_file():
             _check_manifest(work, manifest)
+            if checkpoint is not None:
+                check_sealed(checkpoint / WHOLE)
+        elif checkpoint is not None:
+            raise ValueError(
+                f"{work} holds {checkpoint.name} but no {MANIFEST}, which says what run it is of; "
+                "put it back, or start anew (--force)"
+            )
         else:
             work.mkdir(parents=True, exist_ok=True)
             write_json(work / MANIFEST, manifest)

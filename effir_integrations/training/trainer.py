@@ -22,7 +22,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..files import new_file
-from .checkpoints import WHOLE, last_checkpoint
+from .checkpoints import last_checkpoint, seal_checkpoint
 from .config import NO_LOSSES, TrainConfig
 from .launch import is_main_process, is_sharded, processes
 
@@ -200,7 +200,7 @@ class _MarksWhole(TrainerCallback):
         if processes() > 1:
             torch.distributed.barrier()  # every process writes its own random state
         if is_main_process():
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+            seal_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class _Bar(TrainerCallback):
