@@ -296,7 +296,9 @@ def write_folder(choices: ModelChoices, folder: Path) -> Path:
     made.save_pretrained(str(folder / "made"), create_model_card=False)
     if choices.limited_by == "folder":
         path = folder / "made" / "sentence_bert_config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"max_seq_length": choices.limit}))
+        path.write_text(
+            json.dumps(json.loads(path.read_text()) | {"max_seq_length": choices.limit})
+        )
     return folder / "made"
 
 
@@ -409,5 +411,3 @@ def _fewer_texts(texts: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             for shorter in (text[: len(text) // 2], text[len(text) // 2 :], "w1 w2"):
                 if len(shorter) < len(text):
                     yield (*texts[:place], shorter, *texts[place + 1 :])
-
-
