@@ -123,7 +123,8 @@ def draw_model(seed: str) -> ModelChoices:
         config=_draw_config(draw, family, layers),
         eager=draw.random() < 0.2,
         **_draw_surgery(draw, layers),
-        tokenizer=draw.choice(TOKENIZERS),
+        # Transformers makes a byte-level tokenizer of whatever lies beside a Qwen2 model
+        tokenizer="bytes" if family == "qwen2" else draw.choice(TOKENIZERS),
         ends=draw.choice(((), ("bos",), ("eos",), ("bos", "eos"))),
         pad=draw.choice(("own", "own", "eos")),
         padding_side=draw.choice(("right", "left")),
@@ -143,6 +144,22 @@ def _draw_config(draw: random.Random, family: str, layers: int) -> dict[str, Any
     config: dict[str, Any] = {}
     if family in GROUPED:
         config["num_key_value_heads"] = draw.choice((1, 2, 4))
+    if family == "gpt_neox":
+        config["use_parallel_residual"] = draw.random() < 0.5
+    if family == "gemma2":
+        config["attn_logit_softcapping"] = draw.choice((None, 50.0, 2.0))
+    if family == "gpt2" and draw.random() < 0.3:
+        config["scale_attn_by_inverse_layer_idx"] = True
+    return (
+        config
+        | _draw_kinds(draw, family, layers)
+        | _draw_sight(draw, family)
+        | _draw_rope(draw, family)
+    )
+
+
+def _draw_kinds(draw: random.Random, family: str, layers: int) -> dict[str, Any]:
+    config: dict[str, Any] = {}
     window = draw.choice((None, None, 2, 5, 12, 40))
     if family in ("mistral", "phi3"):
         config["sliding_window"] = window
@@ -152,19 +169,19 @@ def _draw_config(draw: random.Random, family: str, layers: int) -> dict[str, Any
         config |= known if family == "modernbert" else {"sliding_window": window or 64}
         if family in ("qwen2", "qwen3"):
             config["use_sliding_window"] = True
+    return config
+
+
+def _draw_sight(draw: random.Random, family: str) -> dict[str, Any]:
+    """Who sees whom: a decoder may be made two-way, an encoder one-way."""
+    config: dict[str, Any] = {}
     if family in ("gemma", "gemma2", "gemma3_text") and draw.random() < 0.25:
         config["use_bidirectional_attention"] = True
     elif ARCHITECTURES[family].causal and draw.random() < 0.2:
         config["is_causal"] = False
     if not ARCHITECTURES[family].causal and draw.random() < 0.1:
         config["is_decoder"] = True
-    if family == "gpt_neox":
-        config["use_parallel_residual"] = draw.random() < 0.5
-    if family == "gemma2":
-        config["attn_logit_softcapping"] = draw.choice((None, 50.0, 2.0))
-    if family == "gpt2" and draw.random() < 0.3:
-        config["scale_attn_by_inverse_layer_idx"] = True
-    return config | _draw_rope(draw, family)
+    return config
 
 
 def _draw_rope(draw: random.Random, family: str) -> dict[str, Any]:
