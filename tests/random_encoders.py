@@ -113,7 +113,7 @@ def draw_model(seed: str) -> ModelChoices:
     layers = draw.randint(1, 4)
     limit = draw.choice((3, 8, 16, 32, 64, 100))
     prompts = draw_prompts(draw)
-    pooling = ["lasttoken"] if draw.random() < 0.45 else draw.sample(POOLING, 1)
+    pooling = ["lasttoken"] if draw.random() < 0.65 else draw.sample(POOLING, 1)
     if draw.random() < 0.1:
         pooling = draw.sample(POOLING, 2)
     return ModelChoices(
@@ -132,7 +132,7 @@ def draw_model(seed: str) -> ModelChoices:
         limit=limit,
         limited_by=draw.choice(("tokenizer", "folder", "attribute")),
         pooling=tuple(pooling),
-        include_prompt=draw.random() < 0.85,
+        include_prompt=draw.random() < 0.9,
         heads=draw.choice(((), ("unit",), ("dense",), ("dense", "unit"), ("norm", "plain"))),
         prompts=prompts,
         default_prompt=draw.choice((None, None, *prompts)),
@@ -177,7 +177,7 @@ def _draw_sight(draw: random.Random, family: str) -> dict[str, Any]:
     config: dict[str, Any] = {}
     if family in ("gemma", "gemma2", "gemma3_text") and draw.random() < 0.25:
         config["use_bidirectional_attention"] = True
-    elif ARCHITECTURES[family].causal and draw.random() < 0.2:
+    elif ARCHITECTURES[family].causal and draw.random() < 0.12:
         config["is_causal"] = False
     if not ARCHITECTURES[family].causal and draw.random() < 0.1:
         config["is_decoder"] = True

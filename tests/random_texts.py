@@ -48,8 +48,8 @@ def unicode_text(draw: random.Random, longest: int = 40) -> str:
 def draw_texts(draw: random.Random) -> list[str]:
     """Return 1 to 40 texts; some equal, some odd, often with a beginning in common."""
     count = draw.choice((1, 2, 3, 5, 8, 13, 24, 40))
-    shared = words(draw, draw.choice((4, 10, 20, 60))) if draw.random() < 0.5 else ""
-    strange = draw.choice((0, 0, 0.2, 0.8))
+    shared = words(draw, draw.choice((4, 10, 20, 60))) if draw.random() < 0.7 else ""
+    strange = draw.choice((0, 0, 0, 0.2, 0.8))
     longest = draw.choice((3, 12, 40, 120))
     texts: list[str] = []
     for _ in range(count):
@@ -57,7 +57,7 @@ def draw_texts(draw: random.Random) -> list[str]:
             texts.append(draw.choice(texts))
         elif draw.random() < strange:
             texts.append(draw.choice(ODD) if draw.random() < 0.5 else unicode_text(draw))
-        elif shared and draw.random() < 0.9:
+        elif shared and draw.random() < 0.97:
             texts.append(f"{shared} {words(draw, draw.randint(0, longest))}")
         else:
             texts.append(words(draw, draw.randint(1, longest)))

@@ -54,7 +54,7 @@ def run(number: int, folder: Path) -> list[Path]:
             base = BaseIdentity.of(load(source, device="cpu")[0].model)
             steps.append(draw_step(f"{SEED}:{number}:{turn}", base))
             source = carry_out(steps[-1], source, folder / f"out{turn}")
-        except (AssertionError, RuntimeError, ValueError) as error:
+        except Exception as error:
             told = "\n  ".join(map(shown, (model, *steps)))
             name = f"EFFIR_SEED={SEED} {number}:{turn}"
             raise AssertionError(f"{name}: {type(error).__name__}: {error}\n  {told}") from error
