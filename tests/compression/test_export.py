@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ import effir_integrations.compression.export as export_module
 from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.apply import apply
 from effir_integrations.compression.export import check_same_vectors, export, export_from_disk
+from effir_integrations.compression.from_disk import identity_on_disk
 from effir_integrations.encoder import transformer_model
 from effir_integrations.identity import BaseIdentity
 from effir_integrations.loading import load
