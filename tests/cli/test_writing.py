@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 from tiny import save_bare
@@ -25,8 +27,8 @@ VERBS = {
     "compress": "compress {base} {out} --force",
     "export": "export {run} {out} --force",
     "export from disk": "export {run} {out} --force --from-disk",
-    "finetune": "finetune {base} {out} --train {train} --force",
-    "distill": "distill {base} {out} --force",
+    "finetune": "finetune {base} {out} --train {train} --negatives 1 --force",
+    "distill": "distill {base} {out} --texts {texts} --force",
 }
 
 
@@ -40,8 +42,11 @@ def command(model, tmp_path):
     lines = [f'{{"query": "w{row}", "pos": ["w{row}"], "neg": ["w9"]}}\n' for row in range(8)]
     train.write_text("".join(lines))
 
+    (tmp_path / "texts.txt").write_text("w1 w2\nw3\n")
+
     def words(verb, out):
         given = {"base": model / "base", "run": tmp_path / "run", "train": train, "out": out}
+        given["texts"] = tmp_path / "texts.txt"
         return [word.format(**given) for word in VERBS[verb].split()]
 
     return words
@@ -66,10 +71,22 @@ def test_force_keeps_files_of_others_and_names_them(verb, command, model, tmp_pa
     assert (out / "notes.txt").read_text() == "mine"
 
 
+@contextmanager
+def held_by_another_thread(out):
+    """Hold an output as another verb that is at work would."""
+    with ThreadPoolExecutor(1) as pool:
+        lock = locked(out)
+        pool.submit(lock.__enter__).result()
+        try:
+            yield
+        finally:
+            pool.submit(lock.__exit__, None, None, None).result()
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_the_second_writer_of_a_folder_is_refused(verb, command, tmp_path):
     out = tmp_path / "out"
-    with locked(out):
+    with held_by_another_thread(out):
         assert (
             f"being written by another process ({os.uname().nodename}, process {os.getpid()}"
             in (refused(*command(verb, out), "--quiet"))
@@ -79,6 +96,6 @@ def test_the_second_writer_of_a_folder_is_refused(verb, command, tmp_path):
 
 @pytest.mark.parametrize("verb", ["drop {base} --out {out} --mlp-layers 1", "reconstruct {out}"])
 def test_the_second_writer_of_a_run_folder_is_refused(verb, model, tmp_path):
-    with locked(tmp_path / "run"):
+    with held_by_another_thread(tmp_path / "run"):
         words = verb.format(base=model / "base", out=tmp_path / "run").split()
         assert "being written by another process" in refused(*words)
