@@ -24,6 +24,8 @@ IMPORTANCE_FILE = "importance.json"
 PLAN_FILE = "plan.json"
 NEURONS_FILE = "neurons.safetensors"
 OUTPUTS_FILE = "outputs.safetensors"
+_SECOND = "-2"
+"""In the names of tensors that take turns with others, so that the old are not written over."""
 
 
 def versions() -> dict[str, str]:
@@ -131,14 +133,19 @@ class PruningPlan:
         return base.parameters - gone + self.adds_output_bias * kept_mlps * base.hidden_size
 
     def save(self, folder: Path) -> Path:
-        """Write `plan.json`, last, with its tensors beside it, and return its path."""
+        """Write `plan.json`, last, with its tensors beside it, and return its path.
+
+        Tensors of a plan that is there keep their files until the new one counts, so that a kill
+        leaves one of the two, whole.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        hashes = {}
+        used, hashes = _files_in_use(folder), {}
         for name, tensors in self._tensor_files().items():
             if tensors:
-                with new_file(folder / name) as partial:
+                other = name if name not in used else _second(name)
+                with new_file(folder / other) as partial:
                     save_file(tensors, partial)
-                hashes[name] = file_sha256(folder / name)
+                hashes[other] = file_sha256(folder / other)
         content = {
             "format": PLAN_FORMAT,
             "base": asdict(self.base),
@@ -151,6 +158,9 @@ class PruningPlan:
             "files": hashes,
         }
         write_json(folder / PLAN_FILE, content)
+        for name in (NEURONS_FILE, OUTPUTS_FILE):
+            for other in {name, _second(name)} - hashes.keys():
+                (folder / other).unlink(missing_ok=True)
         return folder / PLAN_FILE
 
     def _tensor_files(self) -> dict[str, dict[str, torch.Tensor]]:
@@ -166,8 +176,12 @@ class PruningPlan:
         }
 
     @classmethod
-    def load(cls, folder: Path) -> PruningPlan:
+    def load(cls, folder: Path, *, tensors: bool = True) -> PruningPlan:
         """Read a plan from its folder and check that its tensor files belong to it.
+
+        Args:
+            folder: Of the plan, or the file itself.
+            tensors: Read neurons and outputs as well; without them, the plan only drops.
 
         Raises:
             FileNotFoundError: There is no plan, or a tensor file is missing.
@@ -175,13 +189,17 @@ class PruningPlan:
         """
         folder = folder if folder.is_dir() else folder.parent
         content = _read_artifact(folder / PLAN_FILE, PLAN_FORMAT, "drop or reconstruct")
-        tensors = {name: _tensors(folder, name, content["files"]) for name in content["files"]}
+        found = {
+            name.replace(_SECOND, ""): _tensors(folder, name, content["files"])
+            for name in content["files"]
+            if tensors
+        }
         neurons = {
             int(key.split(".")[1]): value.long()
-            for key, value in tensors.get(NEURONS_FILE, {}).items()
+            for key, value in found.get(NEURONS_FILE, {}).items()
         }
         outputs: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in tensors.get(OUTPUTS_FILE, {}).items():
+        for key, value in found.get(OUTPUTS_FILE, {}).items():
             _, layer, part = key.split(".")
             outputs.setdefault(int(layer), {})[part] = value
         return cls(
@@ -193,6 +211,18 @@ class PruningPlan:
             made_by=tuple(content["made_by"]),
             versions=content["versions"],
         )
+
+
+def _second(name: str) -> str:
+    return name.replace(".safetensors", f"{_SECOND}.safetensors")
+
+
+def _files_in_use(folder: Path) -> Mapping[str, str]:
+    """Return the tensor files of the plan that is there, if one can be read."""
+    try:
+        return read_json(folder / PLAN_FILE, PLAN_FORMAT).get("files") or {}
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _tensors(folder: Path, name: str, hashes: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -62,7 +62,14 @@ def _shards(folder: Path) -> list[Path]:
             "convert pickled ones first (load them with transformers and call save_pretrained)"
         )
     index = read_json(folder / INDEX, "the list of shards of a sharded checkpoint")
-    shards = sorted({folder / name for name in index.get("weight_map", {}).values()})
+    names = set(index.get("weight_map", {}).values())
+    apart = sorted(name for name in names if Path(name).name != name)
+    if apart:
+        raise ValueError(
+            f"{folder / INDEX} names {apart[0]!r}, which is no file beside it; put all shards into "
+            "one folder"
+        )
+    shards = sorted(folder / name for name in names)
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing or not shards:
         raise FileNotFoundError(

@@ -71,7 +71,8 @@ def demo(
     base = MINI if model is None else model
     data = out / _TEXTS
     # a demo that was interrupted has its text already, which is how it is told from other folders
-    check_target(out, force=data.is_dir())
+    if not data.is_dir():
+        check_target(out, force=False)
     full = load(base)
     settings = _settings(full)
     if not data.is_dir():

@@ -7,46 +7,140 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .locks import hidden, locked
+from .replacing import foreign, is_empty, record, recover, replace_file, replace_folder, unique
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk, a quota, a limit on the size of files."""
+
 
 @contextmanager
 def new_folder(out: Path, *, force: bool = False, needed_bytes: int = 0) -> Iterator[Path]:
-    """Yield an empty folder beside `out` that becomes `out` only if the block ends well.
+    """Yield an empty hidden folder that becomes `out` only if the block ends well.
 
-    Leftovers of runs that were killed are removed first. An old `out` is replaced in one rename.
+    An old `out` is replaced in one step where the file system can do that; where a killed run was
+    half-way, the next one ends it. A mounted `out` is written file by file, at the end.
 
     Raises:
-        FileExistsError: `out` exists and `force` was not given, or is not a folder.
-        OSError: The disk has less than `needed_bytes` left.
+        FileExistsError: As `check_target`.
+        OSError: The disk has less than `needed_bytes` left, or nothing can be written there.
+        ValueError: Another process writes `out`.
     """
-    out = Path(os.path.abspath(out))
-    check_target(out, force=force)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(out)
-    check_space(out.parent, needed_bytes)
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
-    partial.mkdir()
-    try:
-        yield partial
-        _replace_folder(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with claimed(out, force=force, needed_bytes=needed_bytes) as place:
+        partial = unique(place, "partial")
+        partial.mkdir()
+        try:
+            yield partial
+            check_target(place, force=force)  # somebody may have put a file there meanwhile
+            record(partial)
+            replace_folder(partial, place)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def claimed(
+    out: Path,
+    *,
+    force: bool = False,
+    sources: Iterable[str | Path] = (),
+    needed_bytes: int = 0,
+) -> Iterator[Path]:
+    """Hold a folder that is to be written, from before the work on, and yield it without links.
+
+    What the end of the work needs is tried first: that nobody else writes there, that nothing is
+    lost by it, permission, a rename, and space.
+
+    Args:
+        out: The folder; a link stands for what it points to.
+        force: Its files are to be replaced.
+        sources: Models that it is made of.
+        needed_bytes: About how much will be written.
+
+    Raises:
+        FileExistsError: As `check_target`.
+        OSError: The disk has less than `needed_bytes` left, or nothing can be written there.
+        ValueError: Another process writes `out`, or it holds a source or lies in one.
+    """
+    with locked(out, again=True) as place:
+        recover(place)
+        check_apart(place, sources)
+        check_target(place, force=force)
+        check_space(hidden(place, "partial").parent, needed_bytes)
+        _try_rename(place)
+        yield place
+
+
+def _try_rename(out: Path) -> None:
+    first, second = unique(out, "partial"), unique(out, "partial")
+    first.mkdir()
+    os.rename(first, second)
+    second.rmdir()
+
+
+def check_apart(out: Path, sources: Iterable[str | Path]) -> None:
+    """Refuse to write into a model that is read, or over it.
+
+    Raises:
+        ValueError: `out` is one of the folders in `sources`, holds one, or lies in one.
+    """
+    out = Path(os.path.realpath(out))
+    for source in sources:
+        place = Path(os.path.realpath(source))
+        if not place.is_dir():
+            continue
+        how = "is" if out == place else "holds" if out in place.parents else "lies in"
+        if how != "lies in" or place in out.parents:
+            raise ValueError(
+                f"{out} {how} the model that is read, {source}; choose a folder beside it"
+            )
 
 
 def check_target(out: Path, *, force: bool) -> None:
     """Refuse to write over something that is there.
 
     Raises:
-        FileExistsError: `out` is a file, or a non-empty folder and `force` was not given.
+        FileExistsError: `out` is a file; or a folder that is not empty, and `force` was not given
+            or it holds files that were not written with it.
     """
-    if out.is_file():
+    out = Path(os.path.realpath(out))
+    if out.exists() and not out.is_dir():
         raise FileExistsError(f"{out} is a file; name a new folder to write to")
-    if out.is_dir() and any(out.iterdir()) and not force:
+    if not out.is_dir():
+        return
+    if not force and not is_empty(out):
         raise FileExistsError(f"{out} is not empty; choose another folder, or replace it (--force)")
+    others = foreign(out)
+    if others:
+        named = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
+        raise FileExistsError(
+            f"{out} holds files that were not written with it and would be lost: {named}; move "
+            "them away, or choose another folder"
+        )
+
+
+def inside(folder: Path, name: str | Path) -> Path:
+    """Return a path in a folder, if neither `..` nor a link leads out of it.
+
+    In the cache of the hub all files are links to its blobs, which count as the folder's own.
+
+    Raises:
+        ValueError: It leads out.
+    """
+    path, place = folder / name, Path(os.path.realpath(folder / name))
+    own = Path(os.path.realpath(folder))
+    blobs = [own.parents[1] / "blobs"] if own.parent.name == "snapshots" else []
+    if not any(place.is_relative_to(root) for root in (own, *blobs)):
+        raise ValueError(
+            f"{path} leads out of {folder}, to {place}; copy what belongs to the model into its "
+            "folder (cp -rL) and name that"
+        )
+    return path
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
@@ -65,50 +159,25 @@ def check_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
-def _remove_leftovers(out: Path) -> None:
-    for old in out.parent.glob(f".{out.name}.partial-*"):
-        if _is_running(old.name.rpartition("-")[2]):
-            continue
-        if old.is_dir():
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            old.unlink(missing_ok=True)
-
-
-def _is_running(process: str) -> bool:
-    if not process.isdigit() or int(process) == os.getpid():
-        return False
-    try:
-        os.kill(int(process), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _replace_folder(new: Path, out: Path) -> None:
-    old = out.parent / f".{out.name}.replaced-{os.getpid()}"
-    if out.exists():
-        os.rename(out, old)
-    os.rename(new, out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, renamed to it if the block ends well.
+    """Yield a hidden path beside `path` that becomes it only if the block ends well.
 
-    Leftovers of runs that were killed are removed first.
+    Leftovers of runs that were killed are removed first. Where `path` is a link, what it points to
+    is written.
+
+    Raises:
+        OSError: Nothing can be written there.
+        ValueError: Another process writes `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with locked(path, again=True) as place:
+        recover(place)
+        partial = unique(place, "partial")
+        try:
+            yield partial
+            replace_file(partial, place)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

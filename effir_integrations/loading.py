@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from .encoding.inference import TEXT_ONLY
 from .encoding.precision import loading_options, quantise
 from .encoding.probe import sees_left_only
 from .encoding.shapes import Shapes
+from .files import inside
 from .mini import MINI, mini_path
 from .tokenization import check_length, prepare_tokenizer, token_limit
 from .transformer import CheckedTransformer
@@ -153,7 +155,7 @@ def find_source(model: str | Path) -> str:
 
     Raises:
         FileNotFoundError: It is no model folder, or a weight file is missing.
-        ValueError: A weight file is damaged.
+        ValueError: A weight file is damaged, or a module lies outside of the folder.
     """
     name, path = str(model), Path(model)
     if name == MINI and not path.exists():
@@ -170,6 +172,9 @@ def find_source(model: str | Path) -> str:
             f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
             "Transformers model folder"
         )
+    if (path / "modules.json").is_file():
+        for module in json.loads((path / "modules.json").read_text(encoding="utf-8")):
+            inside(path, module["path"])
     check_checkpoint(transformer_folder(path))
     return name
 

@@ -50,7 +50,7 @@ class Commands:
         arguments = [token.format(**places) for token in line.split()]
         words = shlex.join(["python", "-m", f"effir_integrations.{module}", *arguments])
         # a folder has another name while it is made
-        self.say("$ " + re.sub(rf"\.([^/ ]+)\.partial-{os.getpid()}", r"\1", words))
+        self.say("$ " + re.sub(r"\.([^/ ]+)\.partial-[0-9a-f]+", r"\1", words))
         printed = io.StringIO()
         with self.logged(), contextlib.redirect_stdout(printed):
             launch(module, arguments, encoder=self.recipe.encoder)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from itertools import count
 
 import pytest
 import torch
 from tiny import tiny_model
 
 from effir_integrations.artifacts import BaseIdentity, ImportanceReport, PruningPlan
+from effir_integrations.cli.commands import plan_so_far
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,47 @@ def test_missing_tensors_are_named(plan, tmp_path):
     (tmp_path / "outputs.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"outputs\.safetensors is missing"):
         PruningPlan.load(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="forks")
+def test_a_kill_while_a_plan_is_replaced_leaves_the_old_or_the_new(plan, base, tmp_path):
+    other = PruningPlan(base=base, drop_mlp=(1,), neurons={2: torch.tensor([1, 2])})
+    found = set()
+    for number in count(1):
+        plan.save(tmp_path)
+        child = os.fork()
+        if child == 0:
+            left, replace = number, os.replace
+
+            def stopping(*names):
+                nonlocal left
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                replace(*names)
+
+            os.replace = stopping
+            other.save(tmp_path)
+            os.kill(os.getpid(), signal.SIGKILL if left else signal.SIGTERM)
+        ended = os.waitpid(child, 0)[1]
+        found.add(PruningPlan.load(tmp_path).mlp_widths)
+        if len(found) == 2:
+            break
+        assert ended == signal.SIGKILL
+    assert found == {(48, 0, 3, 48), (48, 0, 2, 48)}
+    plan.save(tmp_path)
+    assert torch.equal(PruningPlan.load(tmp_path).neurons[2], plan.neurons[2])
+    assert len(list(tmp_path.glob("*.safetensors"))) == 2
+
+
+def test_a_plan_that_is_to_be_replaced_is_read_without_its_tensors(plan, tmp_path):
+    plan.save(tmp_path)
+    (tmp_path / "neurons.safetensors").write_bytes(b"of another plan")
+    again = PruningPlan.load(tmp_path, tensors=False)
+    assert (again.drop_mlp, again.neurons) == ((1,), {})
+    with pytest.raises(ValueError, match="pruned neurons already|not the one"):
+        plan_so_far(tmp_path, force=False)
+    assert plan_so_far(tmp_path, force=True).drop_mlp == (1,)
 
 
 def test_a_layer_cannot_be_dropped_and_narrowed(base):

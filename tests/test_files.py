@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from effir_integrations.files import new_file, new_folder, read_json, write_json
+from effir_integrations.replacing import RECORD, contents
 
 
 def test_a_folder_appears_whole(tmp_path):
@@ -22,8 +23,8 @@ def test_a_folder_appears_whole(tmp_path):
 
 def test_a_failure_leaves_nothing_and_keeps_the_old(tmp_path):
     out = tmp_path / "model"
-    out.mkdir()
-    (out / "old").write_text("kept")
+    with new_folder(out) as partial:
+        (partial / "old").write_text("kept")
     with pytest.raises(KeyboardInterrupt), new_folder(out, force=True) as partial:
         (partial / "a").write_text("1")
         raise KeyboardInterrupt
@@ -33,11 +34,11 @@ def test_a_failure_leaves_nothing_and_keeps_the_old(tmp_path):
 
 def test_force_replaces_the_old_folder(tmp_path):
     out = tmp_path / "model"
-    out.mkdir()
-    (out / "old").write_text("x")
+    with new_folder(out) as partial:
+        (partial / "old").write_text("x")
     with new_folder(out, force=True) as partial:
         (partial / "new").write_text("y")
-    assert os.listdir(out) == ["new"]
+    assert contents(out) == [RECORD, "new"]
     assert os.listdir(tmp_path) == ["model"]
 
 
@@ -61,8 +62,7 @@ def test_leftovers_of_a_killed_run_are_removed(tmp_path):
     out = tmp_path / "model"
     killed = subprocess.run([sys.executable, "-c", script, out], check=False, timeout=120)
     assert killed.returncode == -9
-    assert not out.exists()
-    assert len(os.listdir(tmp_path)) == 1
+    assert all(name.startswith(".model.partial-") for name in os.listdir(tmp_path))
     with new_folder(out) as partial:
         (partial / "a").write_text("whole")
     assert os.listdir(tmp_path) == ["model"]

@@ -12,6 +12,7 @@ import yaml
 
 from ..artifacts import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
 from ..identity import BaseIdentity
+from ..locks import locked
 from . import console
 
 if TYPE_CHECKING:
@@ -75,20 +76,21 @@ def run_analyze(
     console.quiet_libraries()
     find_architecture(model)
     chosen = load_calibration(calibration, limit=texts)
-    report = None
-    if (out / IMPORTANCE_FILE).is_file() and not force:
-        report = ImportanceReport.load(out)
-        before = (report.base.name, report.calibration.get("sha256"))
-        same = before == (model, chosen.sha256)
-        if not same or report.base.fingerprint != identify(model).fingerprint:
-            raise ValueError(
-                f"{out} holds the importance of {report.base.name} on "
-                f"{report.calibration.get('source')}; choose another --out, or repeat (--force)"
-            )
-    if report is None:
-        encoder = load(model, dtype=dtype)
-        report = analyze(encoder, chosen, max_length=max_length, show_progress=show_progress)
-        report.save(out)
+    with locked(out):
+        report = None
+        if (out / IMPORTANCE_FILE).is_file() and not force:
+            report = ImportanceReport.load(out)
+            before = (report.base.name, report.calibration.get("sha256"))
+            same = before == (model, chosen.sha256)
+            if not same or report.base.fingerprint != identify(model).fingerprint:
+                raise ValueError(
+                    f"{out} holds the importance of {report.base.name} on "
+                    f"{report.calibration.get('source')}; choose another --out, or repeat (--force)"
+                )
+        if report is None:
+            encoder = load(model, dtype=dtype)
+            report = analyze(encoder, chosen, max_length=max_length, show_progress=show_progress)
+            report.save(out)
     if plot is not None:
         from ..evaluation.plots import drop_order_heatmap
 
@@ -118,8 +120,9 @@ def run_drop(
         return plan, report
     if out is None:
         raise ValueError(f"{source} is a model, not a run folder; say where to write with --out")
-    _check_no_plan(out, force)
-    plan.save(out)
+    with locked(out):
+        _check_no_plan(out, force)
+        plan.save(out)
     return plan, report
 
 
@@ -166,24 +169,25 @@ def run_reconstruct(
     from ..loading import load
 
     console.quiet_libraries()
-    keep = settings["keep_neurons"]
-    plan = slimmed_plan(run) if keep is None else None
-    if plan is None:
-        plan, keep = plan_so_far(run, force), keep or 0.5
-    config = ReconstructConfig(**{**settings, "keep_neurons": keep})
-    name = base_source(model, plan.base.name, run)
-    chosen = load_calibration(calibration, limit=texts)
-    made = reconstruct(load(name), chosen, config, plan=plan, show_progress=show_progress)
-    made.save(run)
-    return made
+    with locked(run):
+        keep = settings["keep_neurons"]
+        plan = slimmed_plan(run) if keep is None else None
+        if plan is None:
+            plan, keep = plan_so_far(run, force), keep or 0.5
+        config = ReconstructConfig(**{**settings, "keep_neurons": keep})
+        name = base_source(model, plan.base.name, run)
+        chosen = load_calibration(calibration, limit=texts)
+        made = reconstruct(load(name), chosen, config, plan=plan, show_progress=show_progress)
+        made.save(run)
+        return made
 
 
 def slimmed_plan(run: Path) -> PruningPlan | None:
     """Return the plan of a run folder if `slim` was its last stage."""
     if not (run / PLAN_FILE).is_file():
         return None
-    plan = PruningPlan.load(run)
-    return plan if plan.made_by and plan.made_by[-1].get("stage") == "slim" else None
+    stages = PruningPlan.load(run, tensors=False).made_by
+    return PruningPlan.load(run) if stages and stages[-1].get("stage") == "slim" else None
 
 
 def plan_so_far(run: Path, force: bool) -> PruningPlan:
@@ -195,8 +199,8 @@ def plan_so_far(run: Path, force: bool) -> PruningPlan:
     """
     if not (run / PLAN_FILE).is_file():
         return PruningPlan(base=ImportanceReport.load(run).base)
-    plan = PruningPlan.load(run)
-    if (plan.neurons or plan.outputs) and not force:
+    plan = PruningPlan.load(run, tensors=not force)
+    if plan.neurons or plan.outputs:
         raise ValueError(
             f"the plan in {run} has pruned neurons already; export it, or prune anew (--force)"
         )
@@ -222,17 +226,17 @@ def run_export(
     """Write the model that the plan of a run folder describes."""
     from ..compression.export import export, export_from_disk
     from ..compression.recorded_base import base_source
-    from ..files import check_target
+    from ..files import claimed
     from ..loading import load
 
     console.quiet_libraries()
     plan = PruningPlan.load(run)
-    check_target(out, force=force)
     name = base_source(model, plan.base.name, run)
-    if from_disk:
-        export_from_disk(name, plan, out, force=force, show_progress=show_progress)
-    else:
-        export(load(name, dtype=dtype), plan, out, force=force)
+    with claimed(out, force=force, sources=[name]):
+        if from_disk:
+            export_from_disk(name, plan, out, force=force, show_progress=show_progress)
+        else:
+            export(load(name, dtype=dtype), plan, out, force=force)
     return plan
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..artifacts import PLAN_FILE, PruningPlan
+from ..locks import locked
 from . import console
 from .commands import plan_so_far
 
@@ -52,39 +54,42 @@ def run_slim(
     from ..training.stage import Stage, data_record
 
     console.quiet_libraries()
-    there = PruningPlan.load(run) if (run / PLAN_FILE).is_file() else None
-    trained = (run / SLIM_FOLDER / BASE_FOLDER).resolve()
-    before = recorded_folder(there.base.name, run) if force and there else None
-    if before is not None and before.resolve() == trained:
-        raise ValueError(
-            f"the plan in {run} is for the base that slimming trained, which --force would remove; "
-            "choose another run folder"
-        )
-    there = None if force else there
-    slimmed = there if there and any(x["stage"] == "slim" for x in there.made_by) else None
-    plan = slimmed or plan_so_far(run, force)
-    name = base_source(model, plan.base.name, run)
-    encoder = load(name, dtype=dtype, device=local_device())
-    plan.base.check_same(BaseIdentity.of(transformer_model(encoder), name))
-    data = _examples(source, encoder, config, negatives, scored=False, progress=show_progress)
-    stage = Stage(name="slim", config=config, data=data_record(data))
-    if slimmed is None or not stage.is_among(slimmed.made_by):
-        if slimmed is not None:
+    with locked(run) if is_main_process() else nullcontext():
+        there = None
+        if (run / PLAN_FILE).is_file():
+            there = PruningPlan.load(run, tensors=not force)
+        trained = (run / SLIM_FOLDER / BASE_FOLDER).resolve()
+        before = recorded_folder(there.base.name, run) if force and there else None
+        if before is not None and before.resolve() == trained:
             raise ValueError(
-                f"{run} was slimmed with other settings or examples; choose another run folder, or "
-                "slim anew (--force)"
+                f"the plan in {run} is for the base that slimming trained, which --force would "
+                "remove; choose another run folder"
             )
-        plan = slim(
-            encoder,
-            data,
-            config,
-            run / SLIM_FOLDER,
-            plan=plan,
-            force=force,
-            show_progress=show_progress and is_main_process(),
-        )
-        if is_main_process():
-            plan.save(run)
+        there = None if force else there
+        slimmed = there if there and any(x["stage"] == "slim" for x in there.made_by) else None
+        plan = slimmed or plan_so_far(run, force)
+        name = base_source(model, plan.base.name, run)
+        encoder = load(name, dtype=dtype, device=local_device())
+        plan.base.check_same(BaseIdentity.of(transformer_model(encoder), name))
+        data = _examples(source, encoder, config, negatives, scored=False, progress=show_progress)
+        stage = Stage(name="slim", config=config, data=data_record(data))
+        if slimmed is None or not stage.is_among(slimmed.made_by):
+            if slimmed is not None:
+                raise ValueError(
+                    f"{run} was slimmed with other settings or examples; choose another run "
+                    "folder, or slim anew (--force)"
+                )
+            plan = slim(
+                encoder,
+                data,
+                config,
+                run / SLIM_FOLDER,
+                plan=plan,
+                force=force,
+                show_progress=show_progress and is_main_process(),
+            )
+            if is_main_process():
+                plan.save(run)
     if plot is not None and is_main_process():
         width_plot(plan, plot)
     return plan

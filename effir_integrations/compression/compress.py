@@ -10,7 +10,7 @@ from typing import Any
 from ..artifacts import ImportanceReport, PruningPlan
 from ..calibration import Calibration, load_calibration
 from ..encoder import Encoder, transformer_model
-from ..files import check_target
+from ..files import claimed
 from ..identity import BaseIdentity
 from ..loading import find_architecture, load
 from .analyze import analyze
@@ -137,29 +137,31 @@ def compress(
         out: Folder to write; must be new or empty unless `force`.
         config: What to remove; with nothing named, half of the MLP neurons.
         texts: Calibration texts, instead of those that `config` names.
-        force: Replace what is there, at the end and in one rename.
+        force: Replace what is there, at the end and in one step.
         show_progress: Draw bars over long steps.
 
     Raises:
-        ValueError: A setting, the calibration texts or the model's family will not do; known before
-            the weights are loaded.
+        ValueError: A setting, the calibration texts or the model's family will not do, `out` holds
+            the model or lies in it, or another process writes there; known before the weights are
+            loaded.
         FileNotFoundError: The model or the calibration texts are not there.
-        FileExistsError: `out` holds something and `force` was not given.
+        FileExistsError: `out` holds something and `force` was not given, or files of others.
         RuntimeError: A stage found its own result wrong; nothing is left behind.
     """
     config = config or CompressConfig()
     if not config.drops and config.keep_neurons is None:
         config = replace(config, keep_neurons=0.5)
-    check_target(Path(out), force=force)
-    find_architecture(model)
-    calibration = load_calibration(
-        texts if texts is not None else config.calibration,
-        limit=config.calibration_texts,
-        seed=config.seed,
-    )
-    encoder = load(model, dtype=config.dtype)
-    plan, report = _plan(encoder, str(model), calibration, config, show_progress)
-    return Compressed(encoder=export(encoder, plan, out, force=force), plan=plan, report=report)
+    with claimed(Path(out), force=force, sources=[model]):
+        find_architecture(model)
+        calibration = load_calibration(
+            texts if texts is not None else config.calibration,
+            limit=config.calibration_texts,
+            seed=config.seed,
+        )
+        encoder = load(model, dtype=config.dtype)
+        plan, report = _plan(encoder, str(model), calibration, config, show_progress)
+        made = export(encoder, plan, out, force=force)
+    return Compressed(encoder=made, plan=plan, report=report)
 
 
 def _plan(

@@ -19,6 +19,7 @@ from ..training.checkpoints import check_sealed, seal
 from ..training.launch import is_main_process
 from ..training.losses import DistillationLoss
 from ..training.stage import Stage, train
+from .export import source_of
 from .heal import HealConfig, heal
 
 if TYPE_CHECKING:
@@ -79,10 +80,11 @@ def distill(
         The encoder as loaded from the written folder.
 
     Raises:
-        FileExistsError: `out` holds something else and `force` was not given.
+        FileExistsError: `out` holds something else and `force` was not given, or files of others.
         ValueError: The teacher's vectors have another dimension and `vectors` is the target, there
-            are more or fewer `teacher_texts` than texts, the model carries an adapter, or the
-            checkpoints are of another run.
+            are more or fewer `teacher_texts` than texts, the model carries an adapter, the
+            checkpoints are of another run, `out` holds a model that is read or lies in it, or
+            another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
     ours, theirs = (model.get_embedding_dimension() for model in (encoder, teacher))
@@ -120,7 +122,8 @@ def distill(
         )
 
     stage = Stage(name="distill", config=config, data=data)
-    return heal(encoder, stage, run, Path(out), history=history, force=force)
+    sources = [source_of(teacher)]
+    return heal(encoder, stage, run, Path(out), history=history, force=force, sources=sources)
 
 
 def _with_vectors(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from ..architectures import is_causal
 from ..artifacts import PruningPlan
 from ..encoder import Encoder, transformer_model
 from ..encoding.inference import TEXT_ONLY
-from ..files import check_target, new_folder, read_json, write_json
+from ..files import claimed, inside, new_folder, read_json, write_json
 from ..identity import BaseIdentity
 from ..loading import find_source, load, transformer_folder
 from ..tokenization import (
@@ -55,26 +56,32 @@ def export(
         encoder: The base, loaded with `load`; it is used up and holds the pruned model afterwards.
         plan: Made for this base.
         out: Folder to write; must be new or empty unless `force`.
-        force: Replace what is there, at the end and in one rename.
+        force: Replace what is there, at the end and in one step.
 
     Returns:
         The encoder as loaded from the written folder.
 
     Raises:
-        FileExistsError: `out` holds something and `force` was not given.
-        ValueError: The plan is of another base.
+        FileExistsError: `out` holds something and `force` was not given, or files of others.
+        ValueError: The plan is of another base, `out` holds the base or lies in it, or another
+            process writes there.
         OSError: The disk is full.
         RuntimeError: The reloaded folder gives other vectors; nothing is left behind.
     """
     out = Path(out)
-    check_target(out, force=force)
-    plan.base.check_same(BaseIdentity.of(transformer_model(encoder)))
-    with masked(transformer_model(encoder), plan):
-        expected = probe(encoder)
-    encoder[0].model = apply(transformer_model(encoder), plan)
-    model = transformer_model(encoder)
-    check_sliced_equals_masked(expected, probe(encoder), model.dtype)
-    return save(encoder, history_of(plan), out, force=force)
+    with claimed(out, force=force, sources=[source_of(encoder)]):
+        plan.base.check_same(BaseIdentity.of(transformer_model(encoder)))
+        with masked(transformer_model(encoder), plan):
+            expected = probe(encoder)
+        encoder[0].model = apply(transformer_model(encoder), plan)
+        model = transformer_model(encoder)
+        check_sliced_equals_masked(expected, probe(encoder), model.dtype)
+        return save(encoder, history_of(plan), out, force=force)
+
+
+def source_of(encoder: SentenceTransformer) -> str:
+    """Return the folder, or the name on the hub, that an encoder was loaded from."""
+    return str(transformer_model(encoder).config.name_or_path)
 
 
 def save(
@@ -87,8 +94,7 @@ def save(
         OSError: The disk is full.
         RuntimeError: The reloaded folder gives other vectors; nothing is left behind.
     """
-    weights = sum(tensor.nbytes for tensor in transformer_model(encoder).state_dict().values())
-    with new_folder(out, force=force, needed_bytes=int(weights * 1.05) + 20_000_000) as partial:
+    with new_folder(out, force=force, needed_bytes=saved_bytes(encoder)) as partial:
         encoder.save_pretrained(str(partial), create_model_card=False)
         save_tokenizer(encoder.tokenizer, partial)
         write_history(partial, history, encoder._model_card_text)
@@ -98,6 +104,12 @@ def save(
     # it was loaded from where the folder lay before it got its name
     model.name_or_path = model.config.name_or_path = reloaded.tokenizer.name_or_path = str(out)
     return reloaded
+
+
+def saved_bytes(encoder: SentenceTransformer) -> int:
+    """Return about how many bytes `save` writes, rather too many."""
+    weights = sum(tensor.nbytes for tensor in transformer_model(encoder).state_dict().values())
+    return int(weights * 1.05) + 20_000_000
 
 
 def probe(encoder: SentenceTransformer) -> torch.Tensor:
@@ -170,22 +182,24 @@ def export_from_disk(
         source: Folder of a safetensors checkpoint, bare or Sentence Transformers.
         plan: Made for this base.
         out: Folder to write; must be new or empty unless `force`.
-        force: Replace what is there, at the end and in one rename.
+        force: Replace what is there, at the end and in one step.
         show_progress: Draw a bar over the bytes.
 
     Raises:
-        FileExistsError: `out` holds something and `force` was not given.
-        ValueError: The plan is of another base, or a shard is truncated.
+        FileExistsError: `out` holds something and `force` was not given, or files of others.
+        ValueError: The plan is of another base, a shard is truncated, a file of the source lies
+            outside of it, `out` holds the source or lies in it, or another process writes there.
         OSError: The disk is full.
     """
     from .from_disk import check_plan_fits_disk, rewrite_checkpoint, rewritten_bytes
 
     source, out = Path(find_source(source)), Path(out)
     weights = transformer_folder(source)
-    check_target(out, force=force)
-    check_plan_fits_disk(weights, plan)
-    needed = rewritten_bytes(weights, plan) + 20_000_000
-    with new_folder(out, force=force, needed_bytes=needed) as partial:
+    with ExitStack() as stack:
+        stack.enter_context(claimed(out, force=force, sources=[source]))
+        check_plan_fits_disk(weights, plan)
+        needed = rewritten_bytes(weights, plan) + 20_000_000
+        partial = stack.enter_context(new_folder(out, force=force, needed_bytes=needed))
         rewrite_checkpoint(weights, plan, partial, show_progress=show_progress)
         if (source / "modules.json").is_file():
             _copy_sidecars(source, weights, partial)
@@ -207,12 +221,15 @@ def _copy_sidecars(source: Path, weights: Path, out: Path) -> None:
     for name in _COPIED:
         for folder in (weights, source):
             if (folder / name).is_file():
-                shutil.copyfile(folder / name, out / name)
+                shutil.copyfile(inside(folder, name), out / name)
     modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
     modules[0]["path"] = ""
     for module in modules[1:]:
         if module["path"]:
-            shutil.copytree(source / module["path"], out / module["path"])
+            folder = inside(source, module["path"])
+            for path in folder.rglob("*"):
+                inside(source, path.relative_to(source))
+            shutil.copytree(folder, out / module["path"])
     write_json(out / "modules.json", modules)
     _write_limit(AutoTokenizer.from_pretrained(weights), _table_positions(weights), out)
 

@@ -70,8 +70,9 @@ def finetune(
         The encoder as loaded from the written folder.
 
     Raises:
-        FileExistsError: `out` holds something else and `force` was not given.
-        ValueError: The model carries an adapter, or the checkpoints are of another run.
+        FileExistsError: `out` holds something else and `force` was not given, or files of others.
+        ValueError: The model carries an adapter, the checkpoints are of another run, `out` holds
+            the model or lies in it, or another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
     weight = config.teacher_weight if data.scored else 0.0

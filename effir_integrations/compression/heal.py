@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..encoder import transformer_model
-from ..files import check_target
+from ..files import check_apart, check_target, claimed
 from ..identity import BaseIdentity
 from ..loading import load
+from ..locks import locked
 from ..surgery import narrow_again, widen
 from ..training.adapter import add_lora, check_no_adapter, merge_lora
 from ..training.config import TrainConfig
 from ..training.launch import is_main_process, is_sharded
 from ..training.stage import Stage, prepare_work
-from .export import probe, save
+from .export import probe, save, saved_bytes, source_of
 from .history import history_at, read_history, with_stage
 
 if TYPE_CHECKING:
@@ -69,6 +71,7 @@ def heal(
     *,
     history: Mapping[str, Any] | None,
     force: bool,
+    sources: Sequence[str] = (),
 ) -> SentenceTransformer:
     """Train by `run` and write the merged model; a finished `out` of this very stage is kept.
 
@@ -79,13 +82,15 @@ def heal(
         out: Folder to write.
         history: Of the encoder so far; None begins one.
         force: Replace what is there and start anew.
+        sources: Models that are read besides the encoder.
 
     Returns:
         The encoder as loaded from `out`; in processes that do not write, the one in memory.
 
     Raises:
-        FileExistsError: `out` holds something else and `force` was not given.
-        ValueError: The encoder carries an adapter, or the checkpoints are of another run.
+        FileExistsError: `out` holds something else and `force` was not given, or files of others.
+        ValueError: The encoder carries an adapter, the checkpoints are of another run, `out` holds
+            a model that is read or lies in it, or another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
     config = stage.config
@@ -94,13 +99,33 @@ def heal(
     model: Any = transformer_model(encoder)
     check_no_adapter(model)
     before = BaseIdentity.of(model).fingerprint
-    if not force and _is_done(out, stage, before):
-        if is_main_process():  # a run that was killed while it cleaned up
-            shutil.rmtree(work_folder(out), ignore_errors=True)
-        return load(out, device=str(encoder.device))
-    check_target(out, force=force)
-    if history is None:
-        history = history_at(encoder, model.config.name_or_path)
+    # of several processes one writes, and it holds the checkpoints beside `out` as well
+    with locked(out) if is_main_process() else nullcontext():
+        if not force and _is_done(out, stage, before):
+            if is_main_process():  # a run that was killed while it cleaned up
+                shutil.rmtree(work_folder(out), ignore_errors=True)
+            return load(out, device=str(encoder.device))
+        if history is None:
+            history = history_at(encoder, source_of(encoder))
+        check_apart(out, [source_of(encoder), *sources])
+        if not is_main_process():
+            check_target(out, force=force)
+            return _train(encoder, stage, run, out, history, force)
+        with claimed(out, force=force, needed_bytes=saved_bytes(encoder)):
+            return _train(encoder, stage, run, out, history, force)
+
+
+def _train(
+    encoder: SentenceTransformer,
+    stage: Stage,
+    run: Callable[[Path], list[dict[str, float]]],
+    out: Path,
+    history: Mapping[str, Any],
+    force: bool,
+) -> SentenceTransformer:
+    config: Any = stage.config
+    model: Any = transformer_model(encoder)
+    before = BaseIdentity.of(model).fingerprint
     work, dtype = work_folder(out), model.dtype
     prepare_work(work, stage.manifest(encoder), force=force)
     dtypes = _choose_trained(encoder, config)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..files import new_file, read_json
+from ..files import FULL, new_file, read_json
+from ..locks import locked
 from .repeated_ids import repeated_ids
 from .vector_files import DTYPE, NPY_HEADER_BYTES, WRITERS, ids_path, npy_header, write_ids
 
 FORMAT = "effir-encode/1"
 STATE, VECTORS, IDS, HASHES = "state.json", "vectors.npy", "ids.jsonl", "ids.hashes"
-_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _SETTING_NAMES = {"weights": "weights in", "max_seq_length": "max_seq_length (--max-length)"}
 
 
@@ -75,28 +74,13 @@ class Unfinished:
         self.out = out
         self.folder = work_folder(out)
         self.state = begun
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._vectors = os.fdopen(
-            os.open(self.folder / VECTORS, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0
-        )
-        try:
-            self._lock()
+        with ExitStack() as held:
+            held.enter_context(locked(out))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.folder / VECTORS, os.O_RDWR | os.O_CREAT, 0o666)
+            self._vectors = held.enter_context(os.fdopen(descriptor, "r+b", buffering=0))
             self._open(begun, restart)
-        except BaseException:
-            self._vectors.close()
-            raise
-
-    def _lock(self) -> None:
-        if os.name != "posix":
-            return
-        import fcntl
-
-        try:
-            fcntl.flock(self._vectors, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(
-                f"{self.out} is being written by another process; wait for it, or name another file"
-            ) from error
+            self._held = held.pop_all()
 
     def _open(self, begun: State, restart: bool) -> None:
         size = os.fstat(self._vectors.fileno()).st_size
@@ -185,7 +169,7 @@ class Unfinished:
             with new_file(self.out) as partial:
                 write(partial, self._blocks(), self.state.dimension)
                 _sync(partial)
-            self.close()
+            self._close_files()
         else:
             self._finish_npy()
         _sync(self.out.parent)
@@ -202,7 +186,7 @@ class Unfinished:
             _sync(partial)
             # old vectors must never lie beside new ids, not even if the process is killed here
             self.out.unlink(missing_ok=True)
-        self.close()
+        self._close_files()
         os.replace(self.folder / VECTORS, self.out)
 
     def _id_windows(self) -> Iterator[list[str]]:
@@ -221,13 +205,15 @@ class Unfinished:
                 yield ids, np.frombuffer(raw, DTYPE).reshape(len(ids), dimension)
 
     def close(self) -> None:
-        """Let go of the files; a folder in which nothing is done yet is removed."""
-        if self._vectors.closed:
-            return
-        self._ids.close()
-        self._vectors.close()
+        """Let go of the files and the lock; a folder in which nothing is done yet is removed."""
+        self._close_files()
         if not self.state.rows:
             shutil.rmtree(self.folder, ignore_errors=True)
+        self._held.close()
+
+    def _close_files(self) -> None:
+        self._ids.close()
+        self._vectors.close()
 
     @contextmanager
     def explained_when_full(self) -> Iterator[None]:
@@ -235,7 +221,7 @@ class Unfinished:
         try:
             yield
         except OSError as error:
-            if error.errno not in _FULL:
+            if error.errno not in FULL:
                 raise
             raise OSError(
                 error.errno,

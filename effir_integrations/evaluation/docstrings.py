@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from effir_integrations.files import new_folder
+from effir_integrations.files import check_target, new_folder
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def build_docstring_corpus(
         FileExistsError: `out` is a file, or a folder that is not such a corpus.
     """
     out = Path(out)
-    _refuse_foreign(out)
+    check_target(out, force=True)
     library = Path(sysconfig.get_path("stdlib")) if library is None else Path(library)
     sources = _sources(library)
     if not sources:
@@ -103,23 +103,6 @@ def _no_sources(library: Path, found: str) -> str:
         f"expected the .py sources of a Python library in {library}, found {found}; install a "
         "Python that keeps its sources (python.org, pyenv, conda, or the full python3 package) or "
         "pass library=FOLDER"
-    )
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Refuse an `out` whose replacement would delete something other than a corpus."""
-    if out.is_dir():
-        written = {*_FILES, Path("qrels")}
-        foreign = sorted({path.relative_to(out) for path in out.rglob("*")} - written)
-        if not foreign:
-            return
-        held = f"a folder that holds {foreign[0]}"
-    elif os.path.lexists(out):
-        held = "a file"
-    else:
-        return
-    raise FileExistsError(
-        f"{out} is {held}, not a docstring corpus; pass another folder or remove it first"
     )
 
 

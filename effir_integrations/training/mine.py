@@ -114,36 +114,43 @@ def mine(
         _check_prompt_name(encoder, name)
     if use_faiss:
         import_extra("faiss")
-    pool = read_pool(source, split, show_progress=show_progress)
-    prompts: dict[str, Any] = {
-        "query_prompt_name": query_prompt_name,
-        "query_prompt": query_prompt,
-        "corpus_prompt_name": document_prompt_name,
-        "corpus_prompt": document_prompt,
-    }
-    anchors = {key: key[1] for key in pool.positives}
-    if any(own is not None for own, _ in pool.positives):
-        # A search has one prompt for all; so each query brings its own in its text.
-        default = _default_prompt(encoder, query_prompt, query_prompt_name)
-        anchors = {
-            (own, query): (default if own is None else own) + query for own, query in anchors
+    with new_file(out) as partial:
+        pool = read_pool(source, split, show_progress=show_progress)
+        prompts: dict[str, Any] = {
+            "query_prompt_name": query_prompt_name,
+            "query_prompt": query_prompt,
+            "corpus_prompt_name": document_prompt_name,
+            "corpus_prompt": document_prompt,
         }
-        prompts.update(query_prompt_name=None, query_prompt="")
-    found = search(
-        encoder, pool, anchors, config, prompts, use_faiss=use_faiss, show_progress=show_progress
-    )
-    lines = list(_lines(pool, anchors, found))
-    if not any(line["neg"] for line in lines):
-        raise ValueError(
-            f"{source_name(source)}: no negative was found for any of {len(lines)} queries; lower "
-            "--relative-margin, raise --range-max, or give more passages."
+        anchors = {key: key[1] for key in pool.positives}
+        if any(own is not None for own, _ in pool.positives):
+            # A search has one prompt for all; so each query brings its own in its text.
+            default = _default_prompt(encoder, query_prompt, query_prompt_name)
+            anchors = {
+                (own, query): (default if own is None else own) + query for own, query in anchors
+            }
+            prompts.update(query_prompt_name=None, query_prompt="")
+        found = search(
+            encoder,
+            pool,
+            anchors,
+            config,
+            prompts,
+            use_faiss=use_faiss,
+            show_progress=show_progress,
         )
-    filled = _fill(lines, list(pool.passages), negatives, seed) if fill else 0
-    mined = _summary(lines, out, negatives, filled)
-    with new_file(out) as partial, partial.open("w", encoding="utf-8") as stream:
-        for line in lines:
-            stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    return mined
+        lines = list(_lines(pool, anchors, found))
+        if not any(line["neg"] for line in lines):
+            raise ValueError(
+                f"{source_name(source)}: no negative was found for any of {len(lines)} queries; "
+                "lower --relative-margin, raise --range-max, or give more passages."
+            )
+        filled = _fill(lines, list(pool.passages), negatives, seed) if fill else 0
+        mined = _summary(lines, out, negatives, filled)
+        with partial.open("w", encoding="utf-8") as stream:
+            for line in lines:
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        return mined
 
 
 def check_mining(source: Source, out: Path, *, split: str, force: bool) -> None:

@@ -78,6 +78,15 @@ def score(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} is not allowed; give an integer from 1 up.")
     check_new_jsonl(out, force=force)
+    with new_file(out) as partial:
+        passages = _write_scored(model, path, partial, batch_size, show_progress)
+    return Scored(path=out, queries=len(passages), passages=sum(passages))
+
+
+def _write_scored(
+    model: CrossEncoder | str | Path, path: Path, out: Path, batch_size: int, show_progress: bool
+) -> list[int]:
+    """Write all lines with their scores and return how many passages each has."""
     passages = [len(row.positives) + len(row.negatives) for row, _ in _rows(path)]
     if not passages:
         raise ValueError(f"{path}: holds no line to score; give at least one.")
@@ -96,13 +105,13 @@ def score(
         leave=False,
     )
     rows = _rows(path)
-    with bar, new_file(out) as partial, partial.open("w", encoding="utf-8") as stream:
+    with bar, out.open("w", encoding="utf-8") as stream:
         while window := list(islice(rows, _WINDOW)):
             for line in _scored_lines(scorer, window, batch_size):
                 # A lone surrogate, which JSON can spell, is no UTF-8.
                 stream.write(clean_text(json.dumps(line, ensure_ascii=False)) + "\n")
             bar.update(len(window))
-    return Scored(path=out, queries=len(passages), passages=sum(passages))
+    return passages
 
 
 def _source_path(source: str | Path) -> Path:

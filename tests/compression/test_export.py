@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,6 +21,7 @@ import effir_integrations.compression.export as export_module
 from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.apply import apply
 from effir_integrations.compression.export import check_same_vectors, export, export_from_disk
+from effir_integrations.compression.from_disk import identity_on_disk
 from effir_integrations.encoder import transformer_model
 from effir_integrations.identity import BaseIdentity
 from effir_integrations.loading import load
@@ -275,8 +277,10 @@ def test_an_existing_folder_is_refused_before_anything_is_changed(tmp_path):
     with pytest.raises(FileExistsError, match="not empty"):
         export(encoder, plan_for(encoder), tmp_path / "out")
     assert transformer_model(encoder).config.model_type == "bert"
+    with pytest.raises(FileExistsError, match="not written with it and would be lost: x; move"):
+        export(encoder, plan_for(encoder), tmp_path / "out", force=True)
+    (tmp_path / "out" / "x").unlink()
     export(encoder, plan_for(encoder), tmp_path / "out", force=True)
-    assert not (tmp_path / "out" / "x").exists()
 
 
 def test_a_plan_of_another_base_is_refused(tmp_path):
@@ -325,3 +329,44 @@ export(encoder, plan, sys.argv[2])
     )
     assert killed.returncode == -9
     assert not (tmp_path / "out").exists()
+
+
+def with_module(tmp_path, path):
+    """Return a Sentence Transformers folder whose pooling lies where `path` says."""
+    load(save_bare("bert", tmp_path / "bare"), device="cpu").save_pretrained(str(tmp_path / "base"))
+    modules = json.loads((tmp_path / "base" / "modules.json").read_text())
+    shutil.move(tmp_path / "base" / modules[1]["path"], tmp_path / "payload")
+    modules[1]["path"] = path
+    (tmp_path / "base" / "modules.json").write_text(json.dumps(modules))
+    return tmp_path / "base"
+
+
+@pytest.mark.parametrize("kind", ["..", "absolute", "linked folder", "linked file"])
+def test_what_leads_out_of_the_source_is_refused_and_nothing_is_written(tmp_path, kind):
+    paths = {"..": "../payload", "absolute": str(tmp_path / "payload")}
+    base = with_module(tmp_path, paths.get(kind, "1_Pooling"))
+    if kind == "linked folder":
+        (base / "1_Pooling").symlink_to("../payload")
+    if kind == "linked file":
+        (base / "1_Pooling").mkdir()
+        (base / "1_Pooling" / "config.json").symlink_to("../../payload/config.json")
+    plan = PruningPlan(base=identity_on_disk(base), drop_mlp=(1,))
+    with pytest.raises(ValueError, match=f"leads out of .*base, to {tmp_path}/payload"):
+        export_from_disk(base, plan, tmp_path / "deep" / "out")
+    if kind != "linked file":
+        with pytest.raises(ValueError, match="leads out of"):
+            load(base, device="cpu")
+    assert sorted(os.listdir(tmp_path)) == ["bare", "base", "payload"]
+
+
+def test_files_of_the_hubs_cache_are_links_to_its_blobs(tmp_path):
+    with_module(tmp_path, "1_Pooling")
+    (tmp_path / "cache" / "snapshots").mkdir(parents=True)
+    base = (tmp_path / "base").rename(tmp_path / "cache" / "snapshots" / "a1b2")
+    (tmp_path / "payload").rename(tmp_path / "cache" / "blobs")
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").symlink_to("../../../blobs/config.json")
+    plan = PruningPlan(base=identity_on_disk(base), drop_mlp=(1,))
+    export_from_disk(base, plan, tmp_path / "out")
+    assert not (tmp_path / "out" / "1_Pooling" / "config.json").is_symlink()
+    load(tmp_path / "out", device="cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from effir_integrations.compression.heal import check_merged
 from effir_integrations.compression.slim import SlimConfig, slim
 from effir_integrations.encoder import transformer_model
 from effir_integrations.identity import BaseIdentity
+from effir_integrations.locks import locked
 from effir_integrations.training.adapter import add_lora
 
 QUICK = FinetuneConfig(steps=3, batch_size=8, rank=4, learning_rate=1e-2, precision="fp32")
@@ -181,3 +183,22 @@ def test_a_merge_that_changed_the_vectors_is_found() -> None:
     check_merged(vectors, vectors + 1e-3, torch.bfloat16)
     with pytest.raises(RuntimeError, match="differs from the adapted one"):
         check_merged(vectors, vectors.flip(0), torch.bfloat16)
+
+
+def test_two_runs_do_not_train_into_one_folder(tmp_path: Path) -> None:
+    encoder = tiny_encoder("bert", tmp_path)
+    with (
+        locked(tmp_path / "out"),
+        pytest.raises(ValueError, match="out is being written by another process"),
+    ):
+        finetune(encoder, examples(), QUICK, tmp_path / "out", force=True)
+    assert os.listdir(tmp_path) == ["bert"]
+
+
+def test_what_is_read_is_not_trained_into(tmp_path: Path) -> None:
+    encoder = tiny_encoder("bert", tmp_path)
+    with pytest.raises(ValueError, match="bert is the model that is read"):
+        finetune(encoder, examples(), QUICK, tmp_path / "bert", force=True)
+    with pytest.raises(ValueError, match=" holds the model that is read"):
+        finetune(encoder, examples(), QUICK, tmp_path, force=True)
+    assert os.listdir(tmp_path) == ["bert"]

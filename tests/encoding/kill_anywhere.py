@@ -48,8 +48,9 @@ def kill_before(number):
 
 
 def content(folder):
-    """Return the bytes of every file of a folder that is no folder of work."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    """Return the bytes of every file of a folder that is no unfinished work and no lock."""
+    paths = (path for path in sorted(folder.iterdir()) if path.is_file())
+    return {path.name: path.read_bytes() for path in paths if ".partial" not in path.name}
 
 
 def run(encoder, out, *, force=False):
@@ -71,7 +72,7 @@ def killed_at(encoder, folder, ending, number, *, force):
         os._exit(0)
     if os.waitpid(child, 0)[1] == 0:
         return None
-    there = {name: x for name, x in content(folder).items() if ".partial" not in name}
+    there = content(folder)
     finished = out.name in there and there != old
     if finished and not (force and may_replace(out)):
         resumed = len(PAIRS)

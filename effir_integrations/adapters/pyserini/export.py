@@ -15,7 +15,7 @@ from ...encoding.vector_files import check_id
 from ...evaluation.beir import RetrievalData, retrieval_data
 from ...evaluation.retrieval import check_run_ids
 from ...extras import import_extra
-from ...files import check_target, new_folder
+from ...files import claimed, new_folder
 from ..lazy_encoder import LazyEncoder
 from .record import IndexRecord
 from .topics import write_qrels, write_topics
@@ -85,32 +85,35 @@ def export_to_pyserini(
             meaning for Pyserini.
     """
     out = Path(out)
-    check_target(out, force=force)
     if "bpr" in str(out):
         raise ValueError(f"{out}: Pyserini takes paths with 'bpr' for binary vectors; rename it")
-    faiss = import_extra("faiss", "pyserini")
-    if not isinstance(data, Mapping):
-        data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
-    judged = data if isinstance(data, RetrievalData) and queries is None else None
-    documents = data.documents if isinstance(data, RetrievalData) else data
-    wanted = (judged.queries if judged else {}) if queries is None else queries
-    _check_ids(documents, wanted, out)
-    pandas = import_extra("pandas", "pyserini") if wanted else None
-    encoder = model
-    if not isinstance(encoder, LazyEncoder):
-        encoder = LazyEncoder(encoder, device=device, precision=precision, max_length=max_length)
-    with new_folder(out, force=force) as folder:
-        index = _index(faiss, encoder, documents, show_progress)
-        faiss.write_index(index, str(folder / "index"))
-        (folder / "docid").write_text("".join(f"{x}\n" for x in documents), encoding="utf-8")
-        record = IndexRecord.of(encoder, len(documents))
-        record.save(folder)
-        if wanted:
-            _write_queries(pandas, encoder, wanted, folder / "queries")
-            record.save(folder / "queries")
-            write_topics(wanted, folder / "topics.json")
-        if judged:
-            write_qrels(judged.qrels, folder / "qrels.txt")
+    sources = [model] if isinstance(model, str | Path) else []
+    with claimed(out, force=force, sources=sources):
+        faiss = import_extra("faiss", "pyserini")
+        if not isinstance(data, Mapping):
+            data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
+        judged = data if isinstance(data, RetrievalData) and queries is None else None
+        documents = data.documents if isinstance(data, RetrievalData) else data
+        wanted = (judged.queries if judged else {}) if queries is None else queries
+        _check_ids(documents, wanted, out)
+        pandas = import_extra("pandas", "pyserini") if wanted else None
+        encoder = model
+        if not isinstance(encoder, LazyEncoder):
+            encoder = LazyEncoder(
+                encoder, device=device, precision=precision, max_length=max_length
+            )
+        with new_folder(out, force=force) as folder:
+            index = _index(faiss, encoder, documents, show_progress)
+            faiss.write_index(index, str(folder / "index"))
+            (folder / "docid").write_text("".join(f"{x}\n" for x in documents), encoding="utf-8")
+            record = IndexRecord.of(encoder, len(documents))
+            record.save(folder)
+            if wanted:
+                _write_queries(pandas, encoder, wanted, folder / "queries")
+                record.save(folder / "queries")
+                write_topics(wanted, folder / "topics.json")
+            if judged:
+                write_qrels(judged.qrels, folder / "qrels.txt")
     return PyseriniFolder(
         index=out,
         encoded_queries=out / "queries" if wanted else None,
