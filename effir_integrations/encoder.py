@@ -14,7 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import modeling  # noqa: F401 - registers the pruned model types
-from .cards import finished_card
+from .cards import finished_card, pull_request_text
 from .encoding.inference import WINDOW, Inference, finisher, takes
 from .encoding.prefix import reusable_tokens
 from .encoding.progress import Progress
@@ -187,6 +187,8 @@ class Encoder(SentenceTransformer):
         if not data.model_name:
             based = f" based on {data.base_model}" if data.base_model else ""
             data.model_name = f"{SentenceTransformer.__name__}{based}"
+        # whether its example tells queries and documents apart; prompts may be newer than the model
+        data.register_model(self)
         super()._create_model_card(path, *args, **kwargs)
         file = Path(path) / "README.md"
         # what was loaded is written as it was unless the model was trained since
@@ -204,6 +206,9 @@ class Encoder(SentenceTransformer):
         if not name:
             return model_card
         return model_card.replace(f'{call}("{placeholder}"', f'{call}("{name}"')
+
+    def _push_to_hub_usage_tip(self, repo_id: str) -> str:
+        return pull_request_text(repo_id, self._model_card_text)
 
     def preprocess(self, inputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Tokenise after `clean_text`; everything else as in `SentenceTransformer`."""

@@ -213,7 +213,7 @@ def test_the_code_on_the_card_runs(tmp_path):
     code = code.replace("sentence_transformers_model_id", str(tmp_path / "out"))
     scope: dict[str, object] = {}
     exec(compile(code, "card", "exec"), scope)
-    assert scope["vectors"].shape == (2, 32)
+    assert scope["similarities"].shape == (1, 2)
 
 
 def test_other_vectors_after_reloading_are_an_error_and_leave_nothing(tmp_path, monkeypatch):
