@@ -83,11 +83,12 @@ class EffirEmbedding(EmbeddingSettings):
         return splitter(self._encoder, prompt, **options)
 
     def check_vector_store(self, store: Any) -> None:
-        """Refuse a store that would rank these vectors wrongly, or holds those of another model.
+        """Refuse a store that would rank these vectors wrongly, by its metric and its dimension.
 
         Raises:
             ValueError: A FAISS index does not score by inner product, the store in memory scores
-                by cosine and the model does not, or the dimension is another.
+                by cosine and the model does not, or the dimension is another. Or it is another
+                kind of store, of which `effir_integrations.check_space` can tell by samples.
         """
         check_vector_store(self._encoder, store)
 

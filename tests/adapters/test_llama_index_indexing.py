@@ -129,6 +129,14 @@ def test_stores_of_another_dimension_are_refused(tiny):
         tiny.check_vector_store(store)
 
 
+def test_a_store_that_cannot_be_looked_into_is_not_passed_in_silence(tiny):
+    class ChromaVectorStore:
+        client = object()
+
+    with pytest.raises(ValueError, match=r"ChromaVectorStore cannot .* effir_integrations.check"):
+        tiny.check_vector_store(ChromaVectorStore())
+
+
 def test_the_store_in_memory_is_refused_for_a_model_of_inner_products(tiny):
     model = load(tiny.model_name)
     model.similarity_fn_name = "dot"
