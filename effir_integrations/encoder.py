@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from . import modeling  # noqa: F401 - registers the pruned model types
 from .cards import finished_card, pull_request_text
 from .encoding.inference import WINDOW, Inference, finisher, takes
+from .encoding.inputs import listed
 from .encoding.prefix import reusable_tokens
 from .encoding.progress import Progress
 from .encoding.turns import Turns
@@ -71,11 +72,10 @@ class Encoder(SentenceTransformer):
         """Embed texts as `SentenceTransformer.encode` does, which lists the arguments.
 
         Raises:
-            ValueError: A text is no string, or `truncate_dim` exceeds the dimension.
+            ValueError: A text is no string, texts come in no order or can be read only once, or
+                `truncate_dim` exceeds the dimension.
         """
-        if inputs is None:
-            raise ValueError("there is nothing to encode: inputs is None; give a string or a list")
-        return super().encode(inputs, *args, **kwargs)
+        return super().encode(listed(inputs), *args, **kwargs)
 
     def encode_stream(
         self, texts: Iterable[str], *, window: int = WINDOW, **kwargs: Any
