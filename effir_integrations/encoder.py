@@ -17,6 +17,7 @@ from . import modeling  # noqa: F401 - registers the pruned model types
 from .cards import finished_card, pull_request_text
 from .encoding.inference import WINDOW, Inference, finisher, takes
 from .encoding.inputs import listed
+from .encoding.precision import check_savable
 from .encoding.prefix import reusable_tokens
 from .encoding.progress import Progress
 from .encoding.turns import Turns
@@ -180,6 +181,15 @@ class Encoder(SentenceTransformer):
             if callable(known) and (dimension := known()) is not None:
                 return int(dimension)
         return None
+
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Write the folder as `SentenceTransformer` does.
+
+        Raises:
+            ValueError: The weights are held in 8 or 4 bits; nothing was written.
+        """
+        check_savable(self)
+        super().save(path, *args, **kwargs)
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Write the card as `SentenceTransformer` does, naming the class that loads the folder."""

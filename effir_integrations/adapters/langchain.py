@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..encoding.inputs import listed
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
 from .settings import Hinted, check_expected
@@ -106,8 +107,12 @@ class EffirEmbeddings(Hinted, Embeddings):
         return f"effir-{identity[:32]}-"
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents with the document prompt, in their order."""
-        prompt = self.document_prompt
+        """Embed documents with the document prompt, in their order.
+
+        Raises:
+            ValueError: A text is no string, or texts come in no order or can be read only once.
+        """
+        texts, prompt = listed(texts), self.document_prompt
         self._encoder.warn_of_cuts(texts, prompt=prompt)
         vectors = self._encoder.embed(
             texts, "document", prompt=prompt, show_progress=self.show_progress

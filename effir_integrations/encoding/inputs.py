@@ -25,7 +25,7 @@ def listed(inputs: Any) -> Any:
     if isinstance(inputs, Iterator):
         raise ValueError(
             f"a {type(inputs).__name__} is read only once, so nothing would say which text a "
-            "vector is of; give list(texts), or Encoder.encode_stream(texts), which reads in windows"
+            "vector is of; give list(texts), or read it in windows by Encoder.encode_stream(texts)"
         )
     columns = getattr(inputs, "column_names", getattr(inputs, "columns", None))
     if columns is not None:

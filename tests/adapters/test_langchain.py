@@ -155,6 +155,19 @@ def test_texts_that_are_no_list_of_strings_are_refused(embeddings):
         embeddings.embed_query(3)
 
 
+def test_documents_are_embedded_in_the_order_of_what_holds_them(embeddings):
+    expected = embeddings.embed_documents(TEXTS)
+    for held in (tuple(TEXTS), dict.fromkeys(TEXTS).keys(), np.array(TEXTS)):
+        np.testing.assert_allclose(embeddings.embed_documents(held), expected, atol=1e-6)
+    for bad, message in (
+        (None, "inputs is None"),
+        (set(TEXTS), "has no order"),
+        (iter(TEXTS), "read only once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embeddings.embed_documents(bad)
+
+
 def test_no_documents_give_no_vectors(embeddings):
     assert embeddings.embed_documents([]) == []
 
