@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .compression.reconstruct import reconstruct
     from .compression.slim import slim
     from .encoder import Encoder
+    from .encoding.space import check_space
     from .evaluation.evaluate import evaluate
     from .loading import load
     from .mini import mini_path
@@ -29,6 +30,7 @@ _HOMES = {
     "CompressConfig": "compression.compress",
     "Encoder": "encoder",
     "analyze": "compression.analyze",
+    "check_space": "encoding.space",
     "compress": "compression.compress",
     "distill": "compression.distill",
     "drop": "compression.drop",
@@ -45,6 +47,7 @@ __all__ = [
     "CompressConfig",
     "Encoder",
     "analyze",
+    "check_space",
     "compress",
     "distill",
     "drop",

@@ -12,6 +12,14 @@ USAGE = "## How to use it"
 STAGES = "## How it was made"
 _REMOVED = "## What was removed before"
 IMPORT = "import effir_integrations  # registers the model type; pip install effir-integrations\n"
+EXAMPLE = """queries = ["how do plants make sugar?"]
+documents = ["Photosynthesis stores light as sugar.", "Ships float."]
+query_embeddings = model.encode_query(queries)
+document_embeddings = model.encode_document(documents)
+similarities = model.similarity(query_embeddings, document_embeddings)
+print(similarities)
+"""
+"""What to do with a model: right with any prompts and with none."""
 _KEPT = ("license", "license_name", "license_link", "language")
 _STOCK_IMPORT = "from sentence_transformers import SentenceTransformer\n"
 
@@ -52,6 +60,24 @@ def finished_card(card: str, old: str | None) -> str:
         return card
     card = keep_metadata(card, old).replace(_STOCK_IMPORT, IMPORT + _STOCK_IMPORT, 1)
     return f"{card.rstrip()}\n\n{_REMOVED}\n\n{_what_was_removed(old or '')}\n"
+
+
+def pull_request_text(repository: str, card: str | None) -> str:
+    """Return what a pull request on the hub says about trying its model.
+
+    Args:
+        repository: Its name.
+        card: Of the model.
+    """
+    imports = f"{IMPORT if is_ours(card) else ''}{_STOCK_IMPORT}"
+    return f"""## Testing this pull request
+
+```python
+{imports}
+pr_number = 1  # that of this pull request
+model = SentenceTransformer("{repository}", revision=f"refs/pr/{{pr_number}}")
+{EXAMPLE}```
+"""
 
 
 def _what_was_removed(old: str) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from . import modeling  # noqa: F401 - registers the pruned model types
-from .cards import finished_card
+from .cards import finished_card, pull_request_text
 from .encoding.heads import run_head, widened
 from .encoding.inference import (
     WINDOW,
@@ -25,6 +25,8 @@ from .encoding.inference import (
     is_plain,
     limit_of_call,
 )
+from .encoding.inputs import listed
+from .encoding.precision import check_savable
 from .encoding.probe import Shortcuts, model_state, try_shortcuts
 from .encoding.progress import Progress
 from .encoding.turns import turns_of
@@ -101,13 +103,11 @@ class Encoder(SentenceTransformer):
             kwargs: As there.
 
         Raises:
-            ValueError: A text is no string, `truncate_dim` exceeds the dimension, or `max_length`
-                the positions of the model.
+            ValueError: A text is no string, texts come in no order or can be read only once,
+                `truncate_dim` exceeds the dimension, or `max_length` the positions of the model.
         """
-        if inputs is None:
-            raise ValueError("there is nothing to encode: inputs is None; give a string or a list")
         options: dict[str, Any] = {**kwargs, **cut_to(self, max_length)}
-        return super().encode(inputs, *args, **options)
+        return super().encode(listed(inputs), *args, **options)
 
     def encode_stream(
         self, texts: Iterable[str], *, window: int = WINDOW, **kwargs: Any
@@ -250,12 +250,23 @@ class Encoder(SentenceTransformer):
                 return int(dimension)
         return None
 
+    def save(self, path: str, *args: Any, **kwargs: Any) -> None:
+        """Write the folder as `SentenceTransformer` does.
+
+        Raises:
+            ValueError: The weights are held in 8 or 4 bits; nothing was written.
+        """
+        check_savable(self)
+        super().save(path, *args, **kwargs)
+
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Write the card as `SentenceTransformer` does, naming the class that loads the folder."""
         data = self.model_card_data
         if not data.model_name:
             based = f" based on {data.base_model}" if data.base_model else ""
             data.model_name = f"{SentenceTransformer.__name__}{based}"
+        # whether its example tells queries and documents apart; prompts may be newer than the model
+        data.register_model(self)
         super()._create_model_card(path, *args, **kwargs)
         file = Path(path) / "README.md"
         # what was loaded is written as it was unless the model was trained since
@@ -273,6 +284,9 @@ class Encoder(SentenceTransformer):
         if not name:
             return model_card
         return model_card.replace(f'{call}("{placeholder}"', f'{call}("{name}"')
+
+    def _push_to_hub_usage_tip(self, repo_id: str) -> str:
+        return pull_request_text(repo_id, self._model_card_text)
 
     def preprocess(self, inputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Tokenise after `clean_text`; everything else as in `SentenceTransformer`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +11,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
-from pruned_folder import PROMPTS, TEXTS, another_plan_for, train, write_pruned
+from pruned_folder import PROMPTS, TEXTS, another_plan_for, plan_for, train, write_pruned
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base import model as stock_model
+from tiny import save_bare
 
-from effir_integrations import Encoder, export, load
+from effir_integrations import Encoder, evaluate, export, load
 from effir_integrations.artifacts import PruningPlan
 from effir_integrations.compression.export import export_from_disk
 from effir_integrations.compression.history import read_history
+from effir_integrations.evaluation.beir import RetrievalData
+from effir_integrations.evaluation.retrieval import score
 from effir_integrations.identity import BaseIdentity
 
 
@@ -111,7 +115,7 @@ def test_a_trained_pruned_model_keeps_what_its_card_said(encoder, folder, tmp_pa
     assert "MultipleNegativesRankingLoss" in card.text
     assert "| 1 | kept | 48 | dropped |" in card.text and "* drop: mlp 1" in card.text
     assert "Encoder" not in card.text
-    assert run_example(card, tmp_path / "trained").similarity_fn_name == "cosine"
+    assert run_example(card, tmp_path / "trained")["model"].similarity_fn_name == "cosine"
     # and once more, from what was written
     again = load(tmp_path / "trained", device="cpu")
     again.save_pretrained(str(tmp_path / "again"))
@@ -123,16 +127,79 @@ def test_a_trained_pruned_model_keeps_what_its_card_said(encoder, folder, tmp_pa
         assert text.count(f"\n{line}\n") == 1, line
 
 
-def run_example(card, place):
+def run_example(card, place, **texts):
+    """Run the code of a card on a folder, with other texts in place of its lists of them."""
     code = card.text.split("```python\n")[1].split("```")[0]
-    assert "import effir_integrations" in code
-    scope = {}
-    exec(compile(code.replace("sentence_transformers_model_id", str(place)), "card", "exec"), scope)
-    return scope["model"]
+    tree = ast.parse(code.replace("sentence_transformers_model_id", str(place)))
+    scope = {f"_{name}": value for name, value in texts.items()}
+    for line in tree.body:
+        if isinstance(line, ast.Assign) and line.targets[0].id in texts:
+            line.value = ast.Name(f"_{line.targets[0].id}", ast.Load())
+    exec(compile(ast.fix_missing_locations(tree), "card", "exec"), scope)
+    return scope
+
+
+def small_data():
+    """Queries of one word each, whose ranks move with the prompts in front."""
+    documents = {f"d{n}": f"w{n} w{n + 5}" for n in range(40)}
+    queries = {f"q{n}": f"w{n}" for n in range(40)}
+    qrels = {f"q{n}": {f"d{n}": 1} for n in range(40)}
+    return RetrievalData(
+        name="small", split="test", documents=documents, queries=queries, qrels=qrels
+    )
+
+
+def figure_of(scores, data):
+    names = list(data.documents)
+    run = {
+        query: dict(zip(names, row.tolist(), strict=True))
+        for query, row in zip(data.queries, scores, strict=True)
+    }
+    return score(data.qrels, run)["nDCG@10"]
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, {"query": PROMPTS["query"]}, {}])
+@pytest.mark.parametrize("made", ["full", "pruned", "trained", "uploaded"])
+def test_the_code_on_a_card_gives_the_figure_of_evaluate(made, prompts, tmp_path):
+    encoder = load(save_bare("qwen3", tmp_path / "bare"), device="cpu")
+    encoder.prompts = dict(prompts)
+    out = tmp_path / "out"
+    if made == "full":
+        encoder.save_pretrained(str(out))
+    else:
+        encoder = export(encoder, plan_for(encoder), out)
+    if made == "trained":
+        train(encoder, tmp_path / "work")
+        encoder.save_pretrained(str(out))
+    if made == "uploaded":
+        encoder.model_card_data.set_model_id(str(out))
+        encoder.save_pretrained(str(out), model_name=str(out))
+    data = small_data()
+    texts = {"queries": list(data.queries.values()), "documents": list(data.documents.values())}
+    if made in ("full", "trained") and not prompts:
+        # the code of Sentence Transformers, which knows no roles, is right there
+        texts = {"sentences": [*texts["queries"], *texts["documents"]]}
+    scores = run_example(cards(out)[0], out, **texts)["similarities"]
+    count = len(data.queries)
+    scores = scores[:count, count:] if "sentences" in texts else scores
+    expected = evaluate(str(out), data, device="cpu").metrics["nDCG@10"]
+    assert figure_of(scores, data) == pytest.approx(expected)
+    if prompts:
+        plain = SentenceTransformer(str(out), device="cpu")
+        vectors = [plain.encode(list(x.values())) for x in (data.queries, data.documents)]
+        assert figure_of(plain.similarity(*vectors), data) != pytest.approx(expected)
+
+
+def test_the_description_of_a_pull_request_names_a_class_that_can_be_imported(encoder):
+    tip = encoder._push_to_hub_usage_tip("me/smaller")
+    assert "import SentenceTransformer" in tip and "Encoder" not in tip
+    assert "encode_query(queries)" in tip and "encode_document(documents)" in tip
 
 
 def test_the_example_on_the_card_runs(folder):
-    assert run_example(cards(folder)[0], folder).prompts == PROMPTS
+    card = cards(folder)[0]
+    assert "import effir_integrations" in card.text
+    assert run_example(card, folder)["model"].prompts == PROMPTS
 
 
 def test_the_card_of_a_full_model_names_the_stock_class(folder, tmp_path):

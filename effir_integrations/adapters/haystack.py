@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..encoding.space import check_space
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
+from .settings import Hinted, check_expected
 
 import_extra("haystack", "haystack")
 
@@ -24,17 +26,26 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-class _Embedder:
+class _Embedder(Hinted):
     """What both components share: the encoder, its life, and its settings as plain values."""
 
     _encoder: LazyEncoder
     _settings: dict[str, Any]
 
-    def _set(self, model: Any, own: dict[str, Any], *, device: Any, **options: Any) -> None:
+    def _set(
+        self,
+        model: Any,
+        own: dict[str, Any],
+        *,
+        device: Any,
+        fingerprint: str | None,
+        **options: Any,
+    ) -> None:
         """Make the encoder; `own` are the settings that only the component knows."""
         if device is not None and not isinstance(device, str):
             device = device.to_torch_str()
         self._encoder = LazyEncoder(model, device=device, **options)
+        check_expected(self._encoder, fingerprint)
         name = str(model) if isinstance(model, str | Path) else None
         self._settings = {"model": name, "device": device, **options, **own}
 
@@ -52,7 +63,7 @@ class _Embedder:
             self._encoder.unload()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings, from which `from_dict` makes an equal component.
+        """Return the settings, from which `from_dict` makes an equal component of the same model.
 
         Raises:
             ValueError: The model was given loaded, and has no name to be found by.
@@ -62,11 +73,20 @@ class _Embedder:
                 f"{type(self).__name__} was given {self._encoder.name} as a loaded model, which a "
                 "pipeline file cannot hold; save the model and give its folder"
             )
-        return default_to_dict(self, **self._settings)
+        return default_to_dict(self, **self._settings, fingerprint=self.fingerprint)
+
+    @property
+    def fingerprint(self) -> str:
+        """Which model it is: a hash of its files or weights, or its name and commit on the hub."""
+        return self._encoder.fingerprint
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Any:
-        """Make a component of what `to_dict` returned; the model is loaded later."""
+        """Make a component of what `to_dict` returned; the model is loaded later.
+
+        Raises:
+            ValueError: Other files lie where the model lay.
+        """
         return default_from_dict(cls, data)
 
 
@@ -84,10 +104,13 @@ class EffirTextEmbedder(_Embedder):
         query_prompt: Put in front instead of the model's own; empty for none.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run modelling code that lies in the folder.
+        fingerprint: Which model is expected; as of the property, to refuse any other.
 
     Raises:
         FileNotFoundError: There is no such model folder, or a weight file is missing.
-        ValueError: A setting is out of range, or is given for a model that is loaded already.
+        TypeError: A keyword argument is unknown.
+        ValueError: A setting is out of range, or is given for a model that is loaded already, or
+            the model has another fingerprint.
     """
 
     def __init__(
@@ -101,6 +124,7 @@ class EffirTextEmbedder(_Embedder):
         query_prompt: str | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        fingerprint: str | None = None,
     ) -> None:
         self.query_prompt = query_prompt
         self._set(
@@ -112,6 +136,7 @@ class EffirTextEmbedder(_Embedder):
             truncate_dim=truncate_dim,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            fingerprint=fingerprint,
         )
 
     @component.output_types(embedding=list[float])
@@ -153,10 +178,13 @@ class EffirDocumentEmbedder(_Embedder):
         progress_bar: Draw a progress bar, if embedding lasts more than two seconds.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run modelling code that lies in the folder.
+        fingerprint: Which model is expected; as of the property, to refuse any other.
 
     Raises:
         FileNotFoundError: There is no such model folder, or a weight file is missing.
-        ValueError: A setting is out of range, or is given for a model that is loaded already.
+        TypeError: A keyword argument is unknown.
+        ValueError: A setting is out of range, or is given for a model that is loaded already, or
+            the model has another fingerprint.
     """
 
     def __init__(
@@ -173,6 +201,7 @@ class EffirDocumentEmbedder(_Embedder):
         progress_bar: bool = True,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        fingerprint: str | None = None,
     ) -> None:
         self.document_prompt = document_prompt
         self.meta_fields_to_embed = list(meta_fields_to_embed or [])
@@ -187,6 +216,7 @@ class EffirDocumentEmbedder(_Embedder):
             truncate_dim=truncate_dim,
             revision=revision,
             trust_remote_code=trust_remote_code,
+            fingerprint=fingerprint,
         )
 
     @component.output_types(documents=list[Document])
@@ -212,6 +242,24 @@ class EffirDocumentEmbedder(_Embedder):
     async def run_async(self, documents: list[Document]) -> dict[str, Any]:
         """Do as `run` on a thread of its own, one call after the other."""
         return await self._encoder.arun(partial(self.run, documents))
+
+    def check_documents(self, documents: list[Document]) -> float:
+        """Refuse documents of a store whose vectors are not those that this component gives.
+
+        Args:
+            documents: Some of the store's, such as 20, with their vectors.
+
+        Returns:
+            The smallest cosine of a vector and the one that its document gets now.
+
+        Raises:
+            TypeError: It is no list of documents.
+            ValueError: There are none, one has no vector, or one has that of another model.
+        """
+        texts = self._texts(documents)
+        vectors = [[] if x.embedding is None else x.embedding for x in documents]
+        embed = partial(self._encoder.embed, kind="document", prompt=self.document_prompt)
+        return check_space(embed, vectors, texts)
 
     def _texts(self, documents: list[Document]) -> list[str]:
         if not isinstance(documents, list) or any(not isinstance(d, Document) for d in documents):

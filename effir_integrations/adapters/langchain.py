@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..encoding.inputs import listed
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
+from .settings import Hinted, check_expected
 
 import_extra("langchain_core", "langchain")
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-class EffirEmbeddings(Embeddings):
+class EffirEmbeddings(Hinted, Embeddings):
     """LangChain embeddings of any encoder, compressed or not.
 
     Queries and documents get the prompts of the model, and texts stay as they are, line breaks
@@ -45,10 +47,13 @@ class EffirEmbeddings(Embeddings):
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run modelling code that lies in the folder.
         show_progress: Draw a progress bar while documents are embedded.
+        fingerprint: Which model is expected; as of the property, to refuse any other.
 
     Raises:
         FileNotFoundError: There is no such model folder, or a weight file is missing.
-        ValueError: A setting is out of range, or is given for a model that is loaded already.
+        TypeError: A keyword argument is unknown.
+        ValueError: A setting is out of range, or is given for a model that is loaded already, or
+            the model has another fingerprint.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class EffirEmbeddings(Embeddings):
         revision: str | None = None,
         trust_remote_code: bool = False,
         show_progress: bool = False,
+        fingerprint: str | None = None,
     ) -> None:
         self._encoder = LazyEncoder(
             model,
@@ -74,6 +80,7 @@ class EffirEmbeddings(Embeddings):
             revision=revision,
             trust_remote_code=trust_remote_code,
         )
+        check_expected(self._encoder, fingerprint)
         self.query_prompt, self.document_prompt = query_prompt, document_prompt
         self.show_progress = show_progress
 
@@ -100,8 +107,12 @@ class EffirEmbeddings(Embeddings):
         return f"effir-{identity[:32]}-"
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents with the document prompt, in their order."""
-        prompt = self.document_prompt
+        """Embed documents with the document prompt, in their order.
+
+        Raises:
+            ValueError: A text is no string, or texts come in no order or can be read only once.
+        """
+        texts, prompt = listed(texts), self.document_prompt
         self._encoder.warn_of_cuts(texts, prompt=prompt)
         vectors = self._encoder.embed(
             texts, "document", prompt=prompt, show_progress=self.show_progress

@@ -11,6 +11,8 @@ from ..extras import import_extra
 import_extra("llama_index.core", "llama-index")
 
 # the line above names the extra, before any of these needs it
+from ..encoding.inputs import listed  # noqa: E402
+from ..encoding.progress import overall_progress  # noqa: E402
 from .llama_index_cache import cached_as  # noqa: E402
 from .llama_index_indexing import check_vector_store, splitter  # noqa: E402
 from .llama_index_settings import EmbeddingSettings  # noqa: E402
@@ -83,11 +85,12 @@ class EffirEmbedding(EmbeddingSettings):
         return splitter(self._encoder, prompt, **options)
 
     def check_vector_store(self, store: Any) -> None:
-        """Refuse a store that would rank these vectors wrongly, or holds those of another model.
+        """Refuse a store that would rank these vectors wrongly, by its metric and its dimension.
 
         Raises:
             ValueError: A FAISS index does not score by inner product, the store in memory scores
-                by cosine and the model does not, or the dimension is another.
+                by cosine and the model does not, or the dimension is another. Or it is another
+                kind of store, of which `effir_integrations.check_space` can tell by samples.
         """
         check_vector_store(self._encoder, store)
 
@@ -118,6 +121,29 @@ class EffirEmbedding(EmbeddingSettings):
     async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return await self._encoder.arun(partial(self._embed, texts, "document"))
 
+    def get_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """Embed texts of documents in their order; the bar counts each batch that has run.
+
+        Raises:
+            ValueError: A text is no string, or texts come in no order or can be read only once.
+        """
+        texts = _several(texts)
+        # the bar of LlamaIndex would count texts as they are handed over, thousands at once
+        with overall_progress(len(texts), shown=show_progress):
+            return super().get_text_embedding_batch(texts, **kwargs)
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], show_progress: bool = False, **kwargs: Any
+    ) -> list[list[float]]:
+        """Embed texts of documents in their order, while the event loop goes on.
+
+        Raises:
+            ValueError: A text is no string, or texts come in no order or can be read only once.
+        """
+        return await super().aget_text_embedding_batch(_several(texts), show_progress, **kwargs)
+
     def get_query_embedding(self, query: str) -> list[float]:
         """Embed a query, or find it in the cache."""
         with cached_as("query"):
@@ -127,3 +153,10 @@ class EffirEmbedding(EmbeddingSettings):
         """Embed a query, or find it in the cache, while the event loop goes on."""
         with cached_as("query"):
             return await super().aget_query_embedding(query)
+
+
+def _several(texts: Any) -> list[str]:
+    if isinstance(texts, str):
+        raise ValueError(f"texts is one string ({texts!r:.60}); give a list of strings")
+    several: list[str] = listed(texts)
+    return several

@@ -62,11 +62,13 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
 def check_vector_store(encoder: LazyEncoder, store: Any) -> None:
     """Refuse a store that would rank these vectors wrongly, or not at all.
 
-    FAISS indexes and LlamaIndex's own store in memory are looked into; other stores are not.
+    FAISS indexes and LlamaIndex's own store in memory are looked into, by their metric and
+    dimension; which model their vectors are of they do not know, which `check_space` finds out.
 
     Raises:
-        ValueError: A FAISS index scores by another metric than the inner product, the store in
-            memory scores by cosine and the model does not, or vectors of another length are held.
+        ValueError: It is another kind of store, of which only `check_space` can tell. Or a FAISS
+            index scores by another metric than the inner product, the store in memory scores by
+            cosine and the model does not, or vectors of another length are held.
     """
     index: Any = getattr(store, "client", None)
     if isinstance(store, SimpleVectorStore):
@@ -87,7 +89,11 @@ def check_vector_store(encoder: LazyEncoder, store: Any) -> None:
             )
         length = index.d
     else:
-        return
+        raise ValueError(
+            f"{type(store).__name__} cannot be looked into; give some of its vectors and the texts "
+            "of their nodes to effir_integrations.check_space(embedding.get_text_embedding_batch, "
+            "vectors, texts)"
+        )
     if length is not None and length != encoder.dimension:
         raise ValueError(
             f"this {type(store).__name__} holds vectors of {length} dimensions, but those of "

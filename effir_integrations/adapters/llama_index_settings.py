@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from .lazy_encoder import LazyEncoder
 from .llama_index_cache import ScopedCache
+from .settings import check_expected, refuse_unknown
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -24,17 +25,6 @@ _LOADING = ("precision", "revision", "device", "trust_remote_code")
 _CUTTING = ("max_length", "truncate_dim")
 _LOADED = "loaded "
 """What the fingerprint of a model begins with that no name brings back."""
-_HINTS = {
-    "query_instruction": "use query_prompt",
-    "text_instruction": "use document_prompt",
-    "max_seq_length": "use max_length",
-    "batch_size": "use embed_batch_size",
-    "encode_batch_size": "the encoder cuts its own batches, by tokens",
-    "pooling": "the model's folder says how it pools",
-    "normalize": "vectors are normalised where the model's similarity is cosine",
-    "model": "use from_model",
-}
-"""For those who come from other classes, by the names they know."""
 
 
 class EmbeddingSettings(BaseEmbedding, ABC):
@@ -114,12 +104,7 @@ class EmbeddingSettings(BaseEmbedding, ABC):
         super().__init__(model_name=str(model_name), **settings)
         names = (*_LOADING, *_CUTTING)
         encoder = LazyEncoder(self.model_name, **{name: getattr(self, name) for name in names})
-        if fingerprint not in (None, encoder.fingerprint):
-            raise ValueError(
-                f"the model of {model_name} is now {encoder.fingerprint}, but these settings are "
-                f"of {fingerprint}, whose vectors do not fit; re-index with "
-                f"{type(self).__name__}({self.model_name!r}), or bring the former model back"
-            )
+        check_expected(encoder, fingerprint)
         self._hold(encoder, encoder.fingerprint)
 
     @classmethod
@@ -151,10 +136,7 @@ class EmbeddingSettings(BaseEmbedding, ABC):
 
     @classmethod
     def _refuse_unknown(cls, settings: dict[str, Any]) -> None:
-        for name in settings:
-            if name not in cls.model_fields:
-                choice = f"choose from {', '.join(sorted({*cls.model_fields, 'fingerprint'}))}"
-                raise TypeError(f"{cls.__name__} has no {name!r}; {_HINTS.get(name, choice)}")
+        refuse_unknown(cls.__name__, {*cls.model_fields, "fingerprint"}, settings)
 
     def _hold(self, encoder: LazyEncoder, fingerprint: str) -> None:
         self._encoder, self._fingerprint = encoder, fingerprint

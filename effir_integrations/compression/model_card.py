@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..cards import IMPORT, OUR_TAG, STAGES, USAGE, keep_metadata
+from ..cards import EXAMPLE, IMPORT, OUR_TAG, STAGES, USAGE, keep_metadata
 
 _CARD = """---
 library_name: sentence-transformers
@@ -43,8 +43,7 @@ else (pooling, prompts, normalisation, length) is the base's.
 
 # the folder of this model, or its name on the hub
 model = SentenceTransformer("sentence_transformers_model_id")
-vectors = model.encode(["a query", "a document"])
-```
+{example}```
 
 Without the package, add `trust_remote_code=True`: that runs the modelling file in this folder and
 gives the same vectors. Without either, loading is refused: the weights fit no stock class.
@@ -87,6 +86,7 @@ def model_card(history: Mapping[str, Any]) -> str:
         our_tag=OUR_TAG,
         usage=USAGE,
         imports=IMPORT,
+        example=EXAMPLE,
         stages_title=STAGES,
         base_model=f"base_model: {base}\n" if is_hub_name else "",
         title=f"{title}, {'pruned' if pruned else 'trained'}",

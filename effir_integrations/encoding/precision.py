@@ -75,3 +75,19 @@ def quantise(model: nn.Module, precision: str) -> None:
         "int8-dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
     }
     quantization.quantize_(model, kinds[precision]())
+
+
+def check_savable(model: nn.Module) -> None:
+    """Refuse quantised weights, which no folder holds so that it loads without a flag.
+
+    Raises:
+        ValueError: A weight is held in 8 or 4 bits.
+    """
+    for name, weight in model.named_parameters():
+        # torchao's tensors are made of others; bitsandbytes packs two numbers into a byte
+        if hasattr(weight, "__tensor_flatten__") or not weight.is_floating_point():
+            raise ValueError(
+                f"{name} is held as {type(weight).__name__}, in 8 or 4 bits, which cannot be "
+                "saved; save the model as loaded without precision=..., and load that folder with "
+                "it: weights are quantised in seconds"
+            )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -27,6 +30,8 @@ class Progress:
     def advance(self, texts: int, tokens: int) -> None:
         """Count texts that are done, and their tokens."""
         self.tokens += tokens
+        if (overall := _overall.get()) not in (None, self):
+            overall.advance(texts, tokens)
         rate = self.tokens / (time.perf_counter() - self._start)
         self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
         self._bar.update(texts)
@@ -36,3 +41,22 @@ class Progress:
 
     def __exit__(self, *error: object) -> None:
         self._bar.close()
+
+
+_overall: ContextVar[Progress | None] = ContextVar("effir_overall_progress", default=None)
+
+
+@contextmanager
+def overall_progress(total: int, *, shown: bool) -> Iterator[None]:
+    """Draw one bar over all that this thread encodes while the context lasts.
+
+    Args:
+        total: Texts of all calls together.
+        shown: Whether to draw at all.
+    """
+    with Progress(total, shown=shown) as progress:
+        token = _overall.set(progress)
+        try:
+            yield
+        finally:
+            _overall.reset(token)

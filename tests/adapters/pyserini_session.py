@@ -158,6 +158,13 @@ def in_python() -> None:
     hits = searcher.search("w1 w2 w3", k=3)
     batch = searcher.batch_search([{"query": "w1 w2 w3", "qid": "x"}], ["x"], k=3)["x"]
     SEEN["python"] = [[hit.docid for hit in found] for found in (hits, batch)]
+    SEEN["other model"] = ""
+    try:
+        FaissSearcher("flat", EffirQueryEncoder("bare"))
+    except ValueError as error:
+        SEEN["other model"] = str(error)
+    allowed = FaissSearcher("flat", EffirQueryEncoder("bare", allow_other_model=True))
+    SEEN["other model, allowed"] = len(allowed.search("w1 w2 w3", k=3))
     SEEN["key left behind"] = "OPENAI_API_KEY" in os.environ
     SEEN["arguments"] = sys.argv[1:]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,8 @@ def test_all_settings_travel_through_a_dictionary(folder, kind):
         settings |= {"embedding_separator": " ", "progress_bar": False}
     component = kind(folder, device=ComponentDevice.from_str("cpu"), **settings)
     packed = component.to_dict()
-    assert packed["init_parameters"] == {"model": str(folder), "device": "cpu", **settings}
+    settings |= {"model": str(folder), "device": "cpu", "fingerprint": component.fingerprint}
+    assert packed["init_parameters"] == settings
     assert kind.from_dict(packed).to_dict() == packed
 
 
@@ -219,6 +221,39 @@ def test_a_pipeline_from_yaml_gives_the_same_vectors(folder):
         [document.embedding for document in stored],
         embedded(indexing.get_component("embedder"), *TEXTS),
     )
+
+
+def test_yaml_of_a_model_that_was_replaced_is_refused(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "model")
+    pipeline = Pipeline()
+    pipeline.add_component("embedder", EffirTextEmbedder(tmp_path / "model"))
+    text = pipeline.dumps()
+    shutil.rmtree(tmp_path / "model")
+    save_bare("qwen3", tmp_path / "model", seed=1)
+    with pytest.raises(Exception, match="whose vectors do not fit"):
+        Pipeline.loads(text, allowed_modules=["effir_integrations"])
+
+
+def test_documents_that_another_model_embedded_are_found_out(folder, documents, tmp_path):
+    given = [Document(content=text, meta={"title": "w9"}) for text in TEXTS]
+    component = EffirDocumentEmbedder(folder, meta_fields_to_embed=["title"], precision="fp32")
+    stored = component.run(given)["documents"]
+    assert component.check_documents(stored) > 0.999
+    other = EffirDocumentEmbedder(save_bare("qwen3", tmp_path / "other", seed=1))
+    for foreign in (other, documents):
+        with pytest.raises(ValueError, match="3 of 3 vectors are not those that this encoder"):
+            foreign.check_documents(stored)
+    with pytest.raises(ValueError, match="have 0 and 32 dimensions"):
+        component.check_documents([stored[0], given[1]])
+
+
+@pytest.mark.parametrize("kind", COMPONENTS)
+def test_settings_of_other_components_get_a_hint(folder, kind):
+    own = "query_prompt" if kind is EffirTextEmbedder else "document_prompt"
+    with pytest.raises(TypeError, match=f"no 'prefix'; use {own}$"):
+        kind(folder, prefix="query: ")
+    with pytest.raises(TypeError, match="no 'normalize_embeddings'; vectors are normalised where"):
+        kind(folder, normalize_embeddings=True)
 
 
 def test_documents_that_are_cut_are_told_of(folder, caplog):

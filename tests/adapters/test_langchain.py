@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import save_bare
 
-from effir_integrations import load
+from effir_integrations import check_space, load
 
 pytest.importorskip("langchain_core")
 
@@ -115,11 +115,57 @@ def test_arguments_that_mean_nothing_here_are_refused(folder):
         EffirEmbeddings(folder, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("argument", "advice"),
+    [
+        ("model_name", "use model$"),
+        ("model_kwargs", "give device, precision, revision and trust_remote_code by themselves"),
+        ("encode_kwargs", "prompts are query_prompt and document_prompt, and vectors are norm"),
+        ("batch_size", "the encoder cuts its own batches, by tokens"),
+        ("colour", "choose from device, document_prompt, "),
+    ],
+)
+def test_arguments_of_other_classes_get_a_hint(argument, advice):
+    with pytest.raises(TypeError, match=f"^EffirEmbeddings has no '{argument}'; {advice}"):
+        EffirEmbeddings(**{argument: "x"})
+
+
+def test_another_model_than_the_one_expected_is_refused(folder, embeddings, tmp_path):
+    again = EffirEmbeddings(folder, fingerprint=embeddings.fingerprint)
+    assert again.fingerprint == embeddings.fingerprint
+    other = save_bare("qwen3", tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match="whose vectors do not fit; re-index with"):
+        EffirEmbeddings(other, fingerprint=embeddings.fingerprint)
+
+
+def test_a_store_that_another_model_filled_is_found_out(embeddings, tmp_path):
+    store = InMemoryVectorStore(embeddings)
+    store.add_texts(TEXTS)
+    vectors, texts = zip(*((x["vector"], x["text"]) for x in store.store.values()), strict=True)
+    assert check_space(embeddings.embed_documents, vectors, texts) > 0.999
+    other = EffirEmbeddings(save_bare("qwen3", tmp_path / "other", seed=1))
+    with pytest.raises(ValueError, match=r"3 of 3 vectors are not .*cosine down to"):
+        check_space(other.embed_documents, vectors, texts)
+
+
 def test_texts_that_are_no_list_of_strings_are_refused(embeddings):
     with pytest.raises(ValueError, match="give a list of strings"):
         embeddings.embed_documents("w1 w2")
     with pytest.raises(ValueError, match="text 0 of 1 is int"):
         embeddings.embed_query(3)
+
+
+def test_documents_are_embedded_in_the_order_of_what_holds_them(embeddings):
+    expected = embeddings.embed_documents(TEXTS)
+    for held in (tuple(TEXTS), dict.fromkeys(TEXTS).keys(), np.array(TEXTS)):
+        np.testing.assert_allclose(embeddings.embed_documents(held), expected, atol=1e-6)
+    for bad, message in (
+        (None, "inputs is None"),
+        (set(TEXTS), "has no order"),
+        (iter(TEXTS), "read only once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embeddings.embed_documents(bad)
 
 
 def test_no_documents_give_no_vectors(embeddings):
@@ -272,7 +318,7 @@ def test_documents_that_are_cut_are_told_of(folder, caplog):
     assert "longer than the 8 tokens" in caplog.text
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_examples_of_the_page_run(number, minilm, tmp_path, monkeypatch, capsys):
     page = Path(__file__).resolve().parents[2] / "docs" / "langchain_haystack.md"
     section = page.read_text(encoding="utf-8").split("\n## ")[1]

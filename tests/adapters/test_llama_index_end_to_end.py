@@ -22,10 +22,12 @@ from llama_index.core import (
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.llms import MockLLM
 from llama_index.core.schema import TextNode
+from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.kvstore import SimpleKVStore
+from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.faiss import FaissVectorStore
 
-from effir_integrations import load
+from effir_integrations import check_space, load
 from effir_integrations.adapters.llama_index import EffirEmbedding
 
 PROMPTS = {"query": "w50 ", "document": "w51 "}
@@ -161,6 +163,27 @@ def test_another_model_misses_the_cache_of_a_pipeline(embedding, tmp_path, monke
     assert not np.allclose(first[0].embedding, second[0].embedding, atol=1e-3)
 
 
+def test_a_store_that_a_pipeline_left_to_another_model_is_found_out(embedding, tmp_path):
+    pipeline = IngestionPipeline(
+        transformations=[embedding],
+        docstore=SimpleDocumentStore(),
+        vector_store=SimpleVectorStore(),
+    )
+    pipeline.run(documents=documents())
+    other = EffirEmbedding(save_bare("qwen3", tmp_path / "other", seed=1), precision="fp32")
+    pipeline.transformations = [other]
+    # unchanged documents are passed over by their text, whatever embeds them now
+    assert not pipeline.run(documents=[*documents()])
+    (added,) = pipeline.run(documents=[*documents(), Document(text="w7 w8", id_="new")])
+    vectors = pipeline.vector_store.data.embedding_dict
+    text = {node.node_id: node.get_content("embed") for node in [*documents(), added]}
+    sampled = list(vectors.values()), [text[name] for name in vectors]
+    with pytest.raises(ValueError, match=rf"{len(TEXTS)} of {len(TEXTS) + 1} vectors are not"):
+        check_space(other.get_text_embedding_batch, *sampled)
+    with pytest.raises(ValueError, match=rf"1 of {len(TEXTS) + 1} vectors are not"):
+        check_space(embedding.get_text_embedding_batch, *sampled)
+
+
 async def test_a_pipeline_runs_on_an_event_loop(embedding, expected):
     pipeline = IngestionPipeline(transformations=[embedding])
     result = await pipeline.arun(nodes=nodes())
@@ -204,12 +227,13 @@ def test_nodes_without_text_are_embedded_as_the_empty_text(embedding):
 
 def test_the_code_in_the_documentation_runs(minilm, tmp_path, monkeypatch, capsys):
     page = Path(__file__).parents[2] / "docs" / "llama_index.md"
-    first, persistence, _ = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    first, persistence, space, _ = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(first.replace("effir-mini", str(minilm)), names)
     assert len(capsys.readouterr().out.splitlines()) == 2
     exec(persistence, names)
+    exec(space, names)
     (result,) = names["index"].as_retriever(similarity_top_k=1).retrieve("What floats?")
     assert result.text == "Ships float."
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import faiss
+import numpy as np
+import pandas as pd
 import pytest
 from tiny import save_bare
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -16,6 +18,7 @@ from llama_index.vector_stores.faiss import FaissVectorStore
 from effir_integrations import load
 from effir_integrations.adapters.llama_index import EffirEmbedding
 from effir_integrations.calibration import load_calibration
+from effir_integrations.encoding.progress import Progress
 
 PROMPT = "Instruct: find what answers.\nDocument: "
 
@@ -129,6 +132,14 @@ def test_stores_of_another_dimension_are_refused(tiny):
         tiny.check_vector_store(store)
 
 
+def test_a_store_that_cannot_be_looked_into_is_not_passed_in_silence(tiny):
+    class ChromaVectorStore:
+        client = object()
+
+    with pytest.raises(ValueError, match=r"ChromaVectorStore cannot .* effir_integrations.check"):
+        tiny.check_vector_store(ChromaVectorStore())
+
+
 def test_the_store_in_memory_is_refused_for_a_model_of_inner_products(tiny):
     model = load(tiny.model_name)
     model.similarity_fn_name = "dot"
@@ -136,3 +147,37 @@ def test_the_store_in_memory_is_refused_for_a_model_of_inner_products(tiny):
     with pytest.raises(ValueError, match=r"scores by cosine.*FaissVectorStore"):
         embedding.check_vector_store(SimpleVectorStore())
     embedding.check_vector_store(FaissVectorStore(faiss.IndexFlatIP(32)))
+
+
+def test_texts_are_embedded_in_the_order_of_what_holds_them(tiny):
+    expected = tiny.get_text_embedding_batch(["w1", "w2 w3"])
+    for held in (pd.Series(["w1", "w2 w3"], index=[4, 2]), {"w1": 0, "w2 w3": 1}.keys()):
+        np.testing.assert_allclose(tiny.get_text_embedding_batch(held), expected, atol=1e-6)
+    for bad, message in (
+        ({"w1"}, "has no order"),
+        (iter(["w1"]), "read only once"),
+        ("w1", "one string"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny.get_text_embedding_batch(bad)
+
+
+def test_the_bar_moves_with_each_batch_and_spans_all_texts(tiny, monkeypatch):
+    moves, totals = [], []
+    real_start, real_advance = Progress.__init__, Progress.advance
+
+    def start(self, total, *, shown):
+        self.is_shown = shown
+        totals.extend([total] * shown)
+        real_start(self, total, shown=shown)
+
+    def advance(self, texts, tokens):
+        moves.extend([texts] * self.is_shown)
+        real_advance(self, texts, tokens)
+
+    monkeypatch.setattr(Progress, "__init__", start)
+    monkeypatch.setattr(Progress, "advance", advance)
+    texts = [f"w{n % 50} w{n // 50} " * 10 for n in range(2500)]
+    tiny.get_text_embedding_batch(texts, show_progress=True)
+    # embed_batch_size is 2048: that many at once would be two moves
+    assert totals == [2500] and sum(moves) == 2500 and len(moves) > 10

@@ -249,5 +249,8 @@ def test_the_encoders_serve_the_searcher_of_pyserini_in_python(seen):
     assert seen["first classes"] == ["effir", "effir"]
     single, batch = seen["python"]
     assert len(single) == 3 and single == batch
+    assert "holds documents encoded by model (32 dimensions)" in seen["other model"]
+    assert "the queries are for bare, another model" in seen["other model"]
+    assert seen["other model, allowed"] == 3
     assert not seen["key left behind"]
     assert len(seen["arguments"]) == 1

@@ -215,7 +215,7 @@ def test_the_code_on_the_card_runs(tmp_path):
     code = code.replace("sentence_transformers_model_id", str(tmp_path / "out"))
     scope: dict[str, object] = {}
     exec(compile(code, "card", "exec"), scope)
-    assert scope["vectors"].shape == (2, 32)
+    assert scope["similarities"].shape == (1, 2)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "llama"])

@@ -75,3 +75,18 @@ def test_int8_without_torchao_names_the_extra(folder, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchao", None)
     with pytest.raises(ImportError, match=r'pip install "effir-integrations\[int8\]"'):
         load(folder, precision="int8")
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-dynamic"])
+def test_quantised_weights_are_refused_before_anything_is_written(folder, precision, tmp_path):
+    encoder = load(folder, precision=precision, device="cpu")
+    with pytest.raises(ValueError, match=r"in 8 or 4 bits, .* load that folder with it"):
+        encoder.save_pretrained(str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_other_precisions_are_saved(folder, precision, tmp_path):
+    encoder = load(folder, precision=precision, device="cpu")
+    encoder.save_pretrained(str(tmp_path / "out"))
+    np.testing.assert_array_equal(load(tmp_path / "out").encode(TEXTS), encoder.encode(TEXTS))

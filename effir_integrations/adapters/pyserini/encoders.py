@@ -5,15 +5,20 @@ Deriving from Pyserini's own classes would start a JVM on import; it never asks 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from ..lazy_encoder import LazyEncoder
+from .record import check_same_model
 
 logger = logging.getLogger(__name__)
 
@@ -136,6 +141,8 @@ class EffirQueryEncoder:
             empty for none.
         fp16: Compute in bf16.
         max_length: Tokens a query is cut to; None takes the model's own limit.
+        allow_other_model: Search indexes of other models as well: of those that this one was
+            trained to give the vectors of.
         ignored: As of `EffirDocumentEncoder`.
 
     Raises:
@@ -155,6 +162,7 @@ class EffirQueryEncoder:
         prefix: str | None = None,
         fp16: bool = False,
         max_length: int | None = None,
+        allow_other_model: bool = False,
         **ignored: Any,
     ) -> None:
         if tokenizer_name not in (None, encoder_dir):
@@ -167,6 +175,19 @@ class EffirQueryEncoder:
         self.max_length = max_length
         # a prefix that ends in white space says how it is to be joined
         self.prompt = f"{prefix} " if prefix and not prefix[-1].isspace() else prefix
+        self.allow_other_model = allow_other_model
+        # not before, as importing it starts the JVM
+        if "pyserini.encode" in sys.modules:
+            guard_searchers()
+
+    def check_index(self, folder: Path) -> None:
+        """Refuse an index whose `effir.json` names another model.
+
+        Raises:
+            ValueError: It does, and `allow_other_model` was not given.
+        """
+        allowed = self.allow_other_model
+        check_same_model(folder, self.lazy.fingerprint, self.lazy.name, allowed=allowed)
 
     def encode(
         self,
@@ -209,6 +230,27 @@ class EffirQueryEncoder:
     def _embed(self, texts: Sequence[str], max_length: int | None) -> np.ndarray:
         length = self.max_length if max_length is None else max_length
         return self.lazy.embed(texts, "query", prompt=self.prompt, max_length=length)
+
+
+def guard_searchers() -> None:
+    """Let Pyserini's `FaissSearcher` ask an encoder of ours about the index; twice is once.
+
+    Pyserini has no hook for it: a searcher hands its encoder queries, and never the index.
+    """
+    searcher: Any = importlib.import_module("pyserini.search.faiss").FaissSearcher
+    stock = searcher.__init__
+    if hasattr(stock, "__wrapped__"):
+        return
+
+    @wraps(stock)
+    def checked(self: Any, index_dir: Any, query_encoder: Any, *args: Any, **kwargs: Any) -> None:
+        # one that cuts vectors by principal components has ours inside
+        encoder = getattr(query_encoder, "encoder", query_encoder)
+        if isinstance(encoder, EffirQueryEncoder):
+            encoder.check_index(Path(index_dir))
+        stock(self, index_dir, query_encoder, *args, **kwargs)
+
+    searcher.__init__ = checked
 
 
 def _warn_of(ignored: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _FORMAT = "effir_pyserini_index"
 _NAME = "effir.json"
+OTHER_MODEL = "--allow-other-model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,28 @@ def record_path(folder: Path) -> Path:
     if (folder / "embeddings.jsonl").is_file() and not (folder / "index").is_file():
         return folder.with_name(f"{folder.name}.{_NAME}")
     return folder / _NAME
+
+
+def check_same_model(index: Path, fingerprint: str, name: str, *, allowed: bool = False) -> None:
+    """Refuse queries of another model than the one that encoded the documents of an index.
+
+    Args:
+        index: Folder; one without a record says nothing.
+        fingerprint: Of the model of the queries.
+        name: Of that model.
+        allowed: Accept another model all the same.
+
+    Raises:
+        ValueError: The record of the index names another fingerprint.
+    """
+    record = None if allowed else IndexRecord.load(index)
+    if record is not None and record.fingerprint != fingerprint:
+        raise ValueError(
+            f"--index {index} holds documents encoded by {record.model} ({record.dimension} "
+            f"dimensions), and the queries are for {name}, another model or other weights; give "
+            f"the same to both, or {OTHER_MODEL} (allow_other_model=True of EffirQueryEncoder) if "
+            "one was trained to give the other's vectors"
+        )
 
 
 def check_index(folder: Path, option: str = "--index") -> None:

@@ -11,10 +11,9 @@ from ...files import new_file
 from .commands import Command, Request, is_ours, number, opened, refuse, required
 from .encoders import EffirQueryEncoder
 from .options import Part, join, split
-from .record import IndexRecord, check_index, vector_dimension
+from .record import OTHER_MODEL, IndexRecord, check_index, check_same_model, vector_dimension
 from .topics import refuse_missing, topics_with_string_ids, write_qrels
 
-OTHER_MODEL = "--allow-other-model"
 _TOPICS = 'give a file, such as a .json one: {"QUERY ID": {"title": "TEXT"}, ...}'
 _QRELS = "a file of lines: QUERY 0 DOCUMENT RELEVANCE, or the qrels/SPLIT.tsv of a BEIR folder"
 _INDEX = "give the folder of an index"
@@ -77,9 +76,10 @@ def _query_encoder(part: Part, request: Request, allowed: bool) -> EffirQueryEnc
         tokenizer_name=part.value("--tokenizer"),
         prefix=prefix[0] if prefix else None,
         max_length=number(part, "--max-length"),
+        allow_other_model=allowed,
     )
     if index is not None:
-        _check_same_model(index, lazy.fingerprint, lazy.name, allowed)
+        query.check_index(index)
         found = vector_dimension(index)
         if found != lazy.dimension and not part.has("--pca-model"):
             raise ValueError(
@@ -94,17 +94,7 @@ def _check_encoded_queries(part: Part, index: Path | None, allowed: bool) -> Non
     folder = refuse_missing(part.value("--encoded-queries"), "--encoded-queries", advice)
     record = None if folder is None else IndexRecord.load(folder)
     if record is not None and index is not None:
-        _check_same_model(index, record.fingerprint, record.model, allowed)
-
-
-def _check_same_model(index: Path, fingerprint: str, name: str, allowed: bool) -> None:
-    record = IndexRecord.load(index)
-    if record is not None and record.fingerprint != fingerprint and not allowed:
-        raise ValueError(
-            f"--index {index} holds documents encoded by {record.model} ({record.dimension} "
-            f"dimensions), and the queries are for {name}, another model or other weights; give "
-            f"the same to both, or {OTHER_MODEL} if one was trained to give the other's vectors"
-        )
+        check_same_model(index, record.fingerprint, record.model, allowed=allowed)
 
 
 def fusion(request: Request) -> Command:
