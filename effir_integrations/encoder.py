@@ -187,6 +187,31 @@ class Encoder(SentenceTransformer):
             self.tokens_encoded += progress.tokens
             return vectors
 
+    def start_multi_process_pool(self, target_devices: list[str] | None = None) -> Any:
+        """Start worker processes as `SentenceTransformer` does, while no other thread encodes."""
+        with turns_of(self):
+            return super().start_multi_process_pool(target_devices)
+
+    def _multi_process(self, inputs: Any, *args: Any, pool: Any = None, **kwargs: Any) -> Any:
+        """Encode on a pool; calls of several threads queue, since its results bear no name."""
+        if pool is None:
+            return super()._multi_process(inputs, *args, **kwargs)
+        with turns_of(pool):
+            if pool.get("_holds_results"):
+                raise RuntimeError(
+                    "an earlier call on this pool was interrupted, and what its workers still "
+                    "return would be taken for other texts; stop the pool and start a new one"
+                )
+            pool["_holds_results"] = True
+            try:
+                found = super()._multi_process(inputs, *args, pool=pool, **kwargs)
+            except Exception:
+                # of a text that was refused all results are in; of a dead worker they are not
+                pool["_holds_results"] = not all(x.is_alive() for x in pool["processes"])
+                raise
+            pool["_holds_results"] = False
+            return found
+
     def _stock_inference(self, inputs: list[Any], **options: Any) -> Any:
         """Embed as `SentenceTransformer` does; texts of no token, which it refuses, get zeros."""
         prompt = options["prompt"] or ""

@@ -8,9 +8,7 @@ import gc
 import hashlib
 import json
 import logging
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +19,7 @@ from ..encoder import clean_text, role_prompt
 from ..encoding.fingerprint import encoder_fingerprint
 from ..encoding.precision import PRECISIONS, loading_options
 from ..encoding.search_vectors import Kind, inner_product_is_similarity, search_vectors
-from ..encoding.turns import turns_of
+from ..encoding.turns import OneThread, Turns, turns_of
 from ..loading import load
 from ..model_files import identify_files
 from ..tokenization import token_limit
@@ -72,7 +70,7 @@ class LazyEncoder:
             raise ValueError(
                 f"precision {precision!r} is not known; choose None or {', '.join(PRECISIONS)}"
             )
-        self._lock, self._worker = threading.RLock(), _one_worker()
+        self._lock, self._worker = Turns(), OneThread("effir-encoder")
         self._encoder: Any = None
         self._warned = False
         self.max_length, self.truncate_dim = max_length, truncate_dim
@@ -189,7 +187,7 @@ class LazyEncoder:
         Calls run one after the other, in the order they came. One that is cancelled before its
         turn never runs; one that is running ends unheard.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._worker, call)
+        return await asyncio.get_running_loop().run_in_executor(self._worker.executor, call)
 
     def vectors_identity(self, **prompts: str | None) -> str:
         """Return a SHA-256 that two adapters share only if they give the same vectors.
@@ -284,15 +282,6 @@ class LazyEncoder:
             torch.cuda.empty_cache()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave weights and lock behind; only a model given loaded has to travel itself."""
+        """Leave weights behind; only a model given loaded has to travel itself."""
         kept = self._encoder if not self._source else None
-        return {**self.__dict__, "_encoder": kept, "_lock": None, "_worker": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Start with a lock and a thread of its own."""
-        self.__dict__.update(state, _lock=threading.RLock(), _worker=_one_worker())
-
-
-def _one_worker() -> ThreadPoolExecutor:
-    # the thread itself starts with the first call
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="effir-encoder")
+        return {**self.__dict__, "_encoder": kept}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import get_ident
+from threading import current_thread
 from typing import Any
 
 import torch
@@ -24,12 +24,12 @@ class PooledToken:
     def __init__(self) -> None:
         self.positions: torch.Tensor | None = None
         """(batch,); None leaves all tokens."""
-        self._owner = get_ident()
+        self._owner = current_thread()
 
     def __call__(self, module: torch.nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Cut the first input to the pooled tokens."""
-        # another thread may run the same model by itself
-        if self.positions is None or get_ident() != self._owner:
+        # another thread may run the same model by itself; a forked child uses numbers again
+        if self.positions is None or current_thread() is not self._owner:
             return None
         hidden = inputs[0]  # (batch, tokens, size)
         rows = torch.arange(len(hidden), device=hidden.device)

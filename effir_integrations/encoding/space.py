@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 from .search_vectors import search_vectors
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 LEAST = 0.99
 """Cosine that bf16 and 8-bit weights leave of the vectors of one model; others are far below."""
 
 
 def check_space(
-    encoder: SentenceTransformer | Callable[[list[str]], Any],
+    encoder: Any,
     vectors: Iterable[Sequence[float] | np.ndarray],
     texts: Iterable[str],
     *,

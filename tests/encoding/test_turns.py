@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import queue
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +113,94 @@ def test_encode_and_a_verb_that_watches_the_model_take_turns(saved, verb):
             np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-6, rtol=0)
 
     together(watch, encode)
+
+
+class Thread(threading.Thread):
+    """A worker of a pool that is quick to start: the stock loop, in a thread."""
+
+    def __init__(self, model, given: queue.Queue, made: queue.Queue) -> None:
+        work = SentenceTransformer._multi_process_worker
+        super().__init__(target=work, args=("cpu", model, given, made), daemon=True)
+        self.start()
+
+
+@pytest.fixture
+def pool(saved):
+    given, made = queue.Queue(), queue.Queue()
+    workers = [Thread(load(saved, device="cpu"), given, made) for _ in range(2)]
+    return {"input": given, "output": made, "processes": workers}
+
+
+def test_threads_that_share_a_pool_each_get_the_vectors_of_their_texts(saved, pool):
+    encoder = load(saved, device="cpu")
+    texts = [[f"w{thread} w{x}" for x in range(20)] for thread in range(8)]
+    expected = [encoder.encode(mine) for mine in texts]
+
+    def work(thread: int) -> None:
+        for _ in range(3):
+            found = encoder.encode(texts[thread], pool=pool, chunk_size=3)
+            np.testing.assert_allclose(found, expected[thread], atol=1e-6, rtol=0)
+
+    together(*[lambda thread=thread: work(thread) for thread in range(8)])
+
+
+def test_a_pool_that_still_holds_results_of_an_interrupted_call_is_refused(
+    saved, pool, monkeypatch
+):
+    encoder = load(saved, device="cpu")
+    with pytest.raises(ValueError, match="only strings"):
+        encoder.encode(["w1", 5], pool=pool)
+    assert encoder.encode(["w1", "w2"], pool=pool).shape == (2, 32)
+
+    def interrupt(pool, poll_interval=1.0):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(encoder, "_get_worker_result", interrupt)
+        encoder.encode(["w3", "w4"], pool=pool)
+    with pytest.raises(RuntimeError, match="start a new one"):
+        encoder.encode(["w1", "w2"], pool=pool)
+
+
+_FORKS = """
+import asyncio, os, signal, sys, threading, time
+import numpy as np
+from effir_integrations import load
+from effir_integrations.adapters.lazy_encoder import LazyEncoder
+
+encoder = load(sys.argv[1], device="cpu")
+lazy = LazyEncoder(encoder)
+texts = [f"w{x} w{x % 7}" for x in range(40)]
+expected = encoder.encode(texts)
+asyncio.run(lazy.arun(lambda: lazy.embed(texts, "query")))  # its thread is no child's
+
+def encode():
+    while True:
+        encoder.encode(texts)
+
+threading.Thread(target=encode, daemon=True).start()
+for _ in range(8):
+    time.sleep(0.01)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        same = np.allclose(encoder.encode(texts), expected, atol=1e-6, rtol=0)
+        found = asyncio.run(lazy.arun(lambda: lazy.embed(texts, "query")))
+        os._exit(0 if same and found.shape == expected.shape else 1)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_child_forked_while_a_thread_encodes_encodes_too(saved):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    made = subprocess.run(
+        [sys.executable, "-c", _FORKS, str(saved)],
+        capture_output=True, text=True, timeout=240, env=environment,
+    )  # fmt: skip
+    assert made.stdout.split() == ["0"] * 8, made.stderr
 
 
 @pytest.mark.slow
