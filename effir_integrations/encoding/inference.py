@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -80,7 +80,7 @@ class Inference:
         distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
         unique = list(distinct)
         vectors: torch.Tensor | None = None
-        with self.last_block() as pooled:
+        with no_mask_needed(self.model), self.last_block() as pooled:
             for start in range(0, len(unique), WINDOW):
                 part = self._embed_window(unique[start : start + WINDOW], pooled)
                 if vectors is None:
@@ -218,6 +218,20 @@ class Inference:
         for module in list(self.encoder)[first:]:
             features = run_head(module, features)
         return widened(features)["sentence_embedding"]
+
+
+@contextmanager
+def no_mask_needed(model: Any) -> Iterator[None]:
+    """Keep a model from warning of padding that stands where nobody sees it."""
+    name, own = "warn_if_padding_and_no_attention_mask", vars(model)
+    if name in own:  # within another such context
+        yield
+        return
+    own[name] = lambda *given: None
+    try:
+        yield
+    finally:
+        del own[name]
 
 
 def single_token_pooling(encoder: Any) -> str | None:

@@ -19,7 +19,7 @@ import torch
 from ..architectures import find
 from ..surgery import dropped_attention
 from ..tokenization import token_limit
-from .inference import Inference, single_token_pooling
+from .inference import Inference, no_mask_needed, single_token_pooling
 from .prefix import SHORTEST, Prefix, reuse_bound, steady_length
 
 if TYPE_CHECKING:
@@ -168,10 +168,11 @@ def _token_ids(model: Any, number: int) -> list[int]:
 
 @contextmanager
 def _quiet(model: Any) -> Iterator[None]:
-    """Switch dropout off while the context lasts."""
+    """Switch dropout and needless warnings off while the context lasts."""
     training = model.training
     model.eval()
     try:
-        yield
+        with no_mask_needed(model):
+            yield
     finally:
         model.train(training)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from sentence_transformers import SentenceTransformer
 from tiny import FAMILIES, WORDS, save_bare, tiny_tokenizer
 
@@ -129,6 +130,20 @@ def test_a_text_that_is_only_the_shared_prefix_keeps_a_token(tmp_path):
     encoder = load(save_bare("llama", tmp_path), device="cpu")
     texts = ["w1 w2 w3 w4 w5", "w1 w2 w3 w4 w5 </s> w6", "w1 w2 w3 w4 w5 </s> w6 w7"]
     np.testing.assert_allclose(encoder.encode(texts), stock(encoder, texts), atol=TOLERANCE, rtol=0)
+
+
+def test_padding_that_nobody_sees_is_no_reason_to_warn(tmp_path, monkeypatch):
+    warned = []
+    monkeypatch.setattr(
+        transformers.PreTrainedModel,
+        "warn_if_padding_and_no_attention_mask",
+        lambda model, *given: warned.append(given),
+    )
+    encoder = load(save_bare("gpt2", tmp_path), device="cpu")
+    encoder.encode(["w1 w2 w3", "w4"], prompt=PROMPT)
+    assert warned == []
+    transformer_model(encoder)(input_ids=torch.tensor([[5, 0]]))
+    assert len(warned) == 1
 
 
 def test_equal_texts_run_once(made):
