@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,10 +193,27 @@ class Encoder(SentenceTransformer):
         with turns_of(self):
             return super().start_multi_process_pool(target_devices)
 
-    def _multi_process(self, inputs: Any, *args: Any, pool: Any = None, **kwargs: Any) -> Any:
+    def _multi_process(
+        self,
+        inputs: Any,
+        show_progress_bar: bool | None = True,
+        pool: Any = None,
+        device: Any = None,
+        chunk_size: int | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Encode on a pool; calls of several threads queue, since its results bear no name."""
+        run = partial(
+            super()._multi_process,
+            inputs,
+            show_progress_bar,
+            pool=pool,
+            device=device,
+            chunk_size=chunk_size,
+            **kwargs,
+        )
         if pool is None:
-            return super()._multi_process(inputs, *args, **kwargs)
+            return run()
         with turns_of(pool):
             if pool.get("_holds_results"):
                 raise RuntimeError(
@@ -204,7 +222,7 @@ class Encoder(SentenceTransformer):
                 )
             pool["_holds_results"] = True
             try:
-                found = super()._multi_process(inputs, *args, pool=pool, **kwargs)
+                found = run()
             except Exception:
                 # of a text that was refused all results are in; of a dead worker they are not
                 pool["_holds_results"] = not all(x.is_alive() for x in pool["processes"])
