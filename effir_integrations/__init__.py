@@ -7,6 +7,7 @@ by `export` loads with `SentenceTransformer(folder)` and no flag. Everything els
 from __future__ import annotations
 
 import importlib
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from . import modeling as _modeling  # noqa: F401 - registers the effir_* model types
@@ -63,6 +64,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
+    if name == "__version__":
+        return version("effir-integrations")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
