@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,11 @@ from .tokenization import check_length, prepare_tokenizer, token_limit
 from .transformer import CheckedTransformer
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from .architectures import Architecture
+
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 DTYPES = {
     "auto": "auto",
@@ -69,7 +74,7 @@ def load(
         trust_remote_code: Run modelling code that lies in the folder.
 
     Raises:
-        FileNotFoundError: The folder or a weight file is missing.
+        FileNotFoundError: The folder, the model on the hub or a weight file is missing.
         ValueError: The family is not supported, a file is truncated, or an argument is unknown.
         ImportError: A precision needs a package that is not installed.
     """
@@ -137,14 +142,50 @@ def find_architecture(
 
     Raises:
         ValueError: The family is not supported.
-        FileNotFoundError: There is no such model folder, or a weight file is missing.
+        FileNotFoundError: There is no such model, here or on the hub, or a weight file is missing.
+    """
+    source = find_source(name)
+    return find(read_config(source, revision=revision, trust_remote_code=trust_remote_code))
+
+
+def read_config(
+    source: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PretrainedConfig:
+    """Return the config of what `find_source` returned.
+
+    Raises:
+        FileNotFoundError: It is neither a folder here nor a model on the hub that can be read.
     """
     from transformers import AutoConfig
 
-    source = find_source(name)
-    folder = transformer_folder(Path(source)) if Path(source).is_dir() else source
+    folder = Path(source)
+    place = transformer_folder(folder) if folder.is_dir() else source
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    return find(AutoConfig.from_pretrained(folder, **shared))
+    try:
+        return AutoConfig.from_pretrained(place, **shared)
+    except OSError as error:
+        if folder.is_dir():
+            raise
+        raise FileNotFoundError(
+            f"there is no folder {folder.absolute()}, and {_hub_answer(source, error)}; give the "
+            "folder that holds config.json, or a hub name"
+        ) from error
+
+
+def _hub_answer(name: str, error: OSError) -> str:
+    """Say in half a sentence why the hub gave no config."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    cause = error.__cause__
+    if isinstance(cause, LocalEntryNotFoundError):
+        return f"the hub could not be asked for a model {name}, of which nothing is kept here"
+    if isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError):
+        return f"no model {name} on the hub"
+    return f"{name} on the hub cannot be read ({' '.join(str(error).split())[:200]})"
 
 
 def find_source(model: str | Path) -> str:
@@ -162,9 +203,10 @@ def find_source(model: str | Path) -> str:
         path = mini_path()
         name = str(path)
     if not path.is_dir():
-        if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if path.exists() or not _HUB_NAME.fullmatch(name):
             raise FileNotFoundError(
-                f"{name} is no model folder; give the folder that holds config.json, or a hub name"
+                f"{name} is no model folder (looked at {path.absolute()}); give the folder that "
+                "holds config.json, or a hub name"
             )
         return name
     if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
@@ -177,6 +219,23 @@ def find_source(model: str | Path) -> str:
             inside(path, module["path"])
     check_checkpoint(transformer_folder(path))
     return name
+
+
+def find_folder(model: str | Path) -> Path:
+    """Return the folder of a model whose files are read as they lie on disk.
+
+    Raises:
+        FileNotFoundError: It is no model folder, or a weight file is missing.
+        ValueError: A weight file is damaged, or a module lies outside of the folder.
+    """
+    source = find_source(model)
+    if not Path(source).is_dir():
+        read_config(source)
+        raise FileNotFoundError(
+            f"{source} is a model on the hub and no folder here; download it first (hf download "
+            f"{source} --local-dir FOLDER), and give the folder"
+        )
+    return Path(source)
 
 
 def transformer_folder(path: Path) -> Path:
@@ -204,9 +263,7 @@ def _check_transformer(encoder: Encoder, name: str) -> None:
 def _bare_modules(
     name: str, pooling: str | None, model_kwargs: dict[str, Any], shared: dict[str, Any]
 ) -> list[torch.nn.Module]:
-    from transformers import AutoConfig
-
-    find(AutoConfig.from_pretrained(name, **shared))
+    find(read_config(name, **shared))
     transformer: Any = CheckedTransformer(
         name,
         model_kwargs=model_kwargs,

@@ -29,16 +29,14 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
     """Say which model a name stands for, by its files; a folder is read as a whole, once.
 
     Raises:
-        FileNotFoundError: There is no such model folder, or a weight file is missing.
+        FileNotFoundError: There is no such model, here or on the hub, or a weight file is missing.
         ValueError: A weight file is damaged.
     """
-    from transformers import AutoConfig
-
-    from .loading import find_source
+    from .loading import find_source, read_config
 
     folder = Path(find_source(model))
     if not folder.is_dir():
-        config = AutoConfig.from_pretrained(str(model), revision=revision)
+        config = read_config(str(model), revision=revision)
         commit = getattr(config, "_commit_hash", None) or revision
         return ModelFiles(name=str(model), identity=f"{model} at {commit}", revision=commit)
     digest = hashlib.sha256()

@@ -205,9 +205,9 @@ def describe_folder(folder: Path) -> dict[str, Any]:
                 "attention": report.attention, "mlp": report.mlp}  # fmt: skip
     from ..compression.from_disk import identity_on_disk
     from ..compression.history import read_history
-    from ..loading import find_source
+    from ..loading import find_folder
 
-    place = Path(find_source(folder))
+    place = find_folder(folder)
     identity = identity_on_disk(place)
     return {
         "kind": "model",

@@ -19,7 +19,7 @@ from ..encoder import Encoder, transformer_model
 from ..encoding.inference import TEXT_ONLY
 from ..files import claimed, inside, new_folder, read_json, write_json
 from ..identity import BaseIdentity
-from ..loading import find_source, load, transformer_folder
+from ..loading import find_folder, load, transformer_folder
 from ..tokenization import (
     prepare_tokenizer,
     save_tokenizer,
@@ -193,7 +193,7 @@ def export_from_disk(
     """
     from .from_disk import check_plan_fits_disk, rewrite_checkpoint, rewritten_bytes
 
-    source, out = Path(find_source(source)), Path(out)
+    source, out = find_folder(source), Path(out)
     weights = transformer_folder(source)
     with ExitStack() as stack:
         stack.enter_context(claimed(out, force=force, sources=[source]))

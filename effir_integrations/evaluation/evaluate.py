@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
-
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,10 +153,10 @@ def check_model(model: SentenceTransformer | str | Path, dtype: str, device: str
     """Refuse what cannot be a model, or settings that it cannot take, without loading it.
 
     Raises:
-        FileNotFoundError: If a path is no model folder.
+        FileNotFoundError: If there is no such model, here or on the hub, or weights are missing.
         ValueError: If `dtype` is unknown, or `dtype` or `device` is given for a loaded model.
     """
-    from effir_integrations.loading import DTYPES
+    from effir_integrations.loading import DTYPES, find_source, read_config
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}.")
@@ -169,11 +166,8 @@ def check_model(model: SentenceTransformer | str | Path, dtype: str, device: str
                 f"dtype={dtype!r} and device={device!r} are for a model given by name; call "
                 "model.to(...) on a loaded one."
             )
-    elif Path(model).is_dir():
-        if not any((Path(model) / name).is_file() for name in ("config.json", "modules.json")):
-            raise FileNotFoundError(f"{model}: no model folder; it lacks config.json.")
-    elif not _HUB_NAME.fullmatch(str(model)):
-        raise FileNotFoundError(f"{model}: no such folder, nor a name on the hub.")
+    else:
+        read_config(find_source(model))
 
 
 def _measure(

@@ -123,19 +123,16 @@ def _rows(path: Path) -> Iterator[tuple[TrainingRow, dict[str, Any]]]:
         yield parse_row(raw, where=f"{path} line {number}", number=number), raw
 
 
-def _load(name: str) -> CrossEncoder:
+def _load(model: str) -> CrossEncoder:
     from sentence_transformers import CrossEncoder
-    from transformers import AutoConfig
 
-    folder = Path(name)
-    if not folder.is_dir() and (folder.exists() or name.startswith((".", "/", "~"))):
-        raise FileNotFoundError(
-            f"{name} is no model folder; give the folder of a cross-encoder, or a hub name."
-        )
+    from effir_integrations.loading import find_source, read_config
+
+    name = find_source(model)
+    if not (Path(name) / "modules.json").is_file():
+        # Such a model would be given a random head, and a log line.
+        _check_head(name, read_config(name))
     try:
-        if not (folder / "modules.json").is_file():
-            # Such a model would be given a random head, and a log line.
-            _check_head(name, AutoConfig.from_pretrained(name, trust_remote_code=False))
         return CrossEncoder(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
     except OSError as error:
         reason = " ".join(str(error).split())[:200]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
 from effir_integrations.evaluation.beir import load_beir
@@ -166,20 +167,29 @@ def test_a_distance_is_refused(model: SentenceTransformer, make_beir: MakeBeir):
         evaluate(model, make_beir())
 
 
-def test_bad_data_are_found_before_the_model_is_loaded(make_beir: MakeBeir):
+@pytest.fixture
+def unloadable(model_folder: Path, tmp_path: Path) -> Path:
+    """A model whose config can be read, and whose weights are missing."""
+    folder = tmp_path / "unloadable"
+    shutil.copytree(model_folder, folder)
+    save_file({}, next(folder.rglob("model.safetensors")))
+    return folder
+
+
+def test_bad_data_are_found_before_the_model_is_loaded(make_beir: MakeBeir, unloadable: Path):
     with pytest.raises(ValueError, match=r"corpus\.jsonl line 1: not JSON"):
-        evaluate("nobody/no-model", make_beir(corpus=["{"]))
+        evaluate(unloadable, make_beir(corpus=["{"]))
 
 
 def test_ids_that_no_run_can_hold_are_found_before_the_model_is_loaded(
-    make_beir: MakeBeir, tmp_path: Path
+    make_beir: MakeBeir, unloadable: Path, tmp_path: Path
 ):
     folder = make_beir(
         corpus=[{"_id": "two words", "text": "w1"}], qrels=[("q0", "two words", "1")]
     )
 
     with pytest.raises(ValueError, match="id 'two words' is empty or holds whitespace"):
-        evaluate("nobody/no-model", folder, run_path=tmp_path / "run.trec")
+        evaluate(unloadable, folder, run_path=tmp_path / "run.trec")
 
 
 @pytest.mark.parametrize(
@@ -209,9 +219,9 @@ def test_more_tokens_than_positions_are_refused(model: SentenceTransformer, make
 
 
 def test_a_path_without_a_model_is_found_before_the_data_are_read(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="no such folder, nor a name on the hub"):
+    with pytest.raises(FileNotFoundError, match="absent is no model folder"):
         evaluate(tmp_path / "absent", "/nowhere")
-    with pytest.raises(FileNotFoundError, match=r"no model folder; it lacks config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"holds neither config\.json nor"):
         evaluate(tmp_path, "/nowhere")
 
 

@@ -180,15 +180,15 @@ def test_pickled_weights_are_refused(source, tmp_path):
     weights = BertForSequenceClassification.from_pretrained(folder).state_dict()
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
-    with pytest.raises(FileNotFoundError, match="no cross-encoder with safetensors can be loaded"):
+    with pytest.raises(FileNotFoundError, match="only safetensors weights are read"):
         score(folder, source, tmp_path / "out.jsonl")
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("./nowhere", "is no model folder; give the folder of a cross-encoder"),
-        ("nobody/nothing", "nobody/nothing: no cross-encoder with safetensors can be loaded"),
+        ("./nowhere", "nowhere is no model folder"),
+        ("nobody/nothing", "the hub could not be asked for a model nobody/nothing"),
     ],
 )
 def test_a_model_that_is_not_there_is_named(source, tmp_path, monkeypatch, model, message):
