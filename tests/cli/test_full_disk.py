@@ -52,9 +52,9 @@ VERBS = {
     "export from disk": "export run OUT --from-disk",
     "analyze": "analyze base --out OUT --calibration texts.txt",
     "drop": "drop base --out OUT --mlp-layers 1",
-    "encode": "encode base corpus.jsonl --out OUT/v.npy",
-    "encode to parquet": "encode base corpus.jsonl --out OUT/v.parquet",
-    "mine": "mine base train.jsonl OUT/mined.jsonl",
+    "encode": "encode base --data corpus.jsonl --out OUT/v.npy",
+    "encode to parquet": "encode base --data corpus.jsonl --out OUT/v.parquet",
+    "mine": "mine base --data train.jsonl OUT/mined.jsonl",
     "finetune": "finetune base OUT --train train.jsonl --steps 1 --batch-size 4",
     "distill": "distill base OUT --teacher base --texts corpus.jsonl --steps 1 --batch-size 4",
 }
