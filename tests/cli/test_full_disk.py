@@ -55,7 +55,7 @@ VERBS = {
     "encode": "encode base --data corpus.jsonl --out OUT/v.npy",
     "encode to parquet": "encode base --data corpus.jsonl --out OUT/v.parquet",
     "mine": "mine base --data train.jsonl OUT/mined.jsonl",
-    "finetune": "finetune base OUT --train train.jsonl --steps 1 --batch-size 4",
+    "finetune": "finetune base OUT --train train.jsonl --negatives 1 --steps 1 --batch-size 4",
     "distill": "distill base OUT --teacher base --texts corpus.jsonl --steps 1 --batch-size 4",
 }
 
