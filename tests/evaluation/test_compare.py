@@ -125,7 +125,7 @@ def test_without_rounds_one_model_is_in_memory_at_a_time(
         ([], {}, ValueError, "no models"),
         (["a/b"], {"speed_rounds": -1}, ValueError, "speed_rounds=-1"),
         (["a/b"], {"speed_documents": 0}, ValueError, "speed_documents=0"),
-        (["a/b", "/absent"], {}, FileNotFoundError, "/absent: no such folder"),
+        (["/absent", "a/b"], {}, FileNotFoundError, "/absent is no model folder"),
         (["a/b"], {"dtype": "half"}, ValueError, "dtype 'half' is not known"),
     ],
 )

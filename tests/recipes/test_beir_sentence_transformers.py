@@ -104,7 +104,7 @@ def test_a_folder_that_is_no_index_is_kept(recipe_model, recipe_data, tmp_path, 
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        (["--model", "no/such/folder"], "no such folder"),
+        (["--model", "no/such/folder"], "no/such/folder is no model folder"),
         (["--data", "missing"], "missing: no such folder"),
         (["--split", "dev"], "dev"),
     ],
