@@ -57,8 +57,9 @@ def draw_step(seed: str, base: BaseIdentity) -> Step:
     gone = draw.sample(sorted(mlps), draw.randint(0, min(2, len(mlps))))
     left = [width for layer, width in mlps.items() if layer not in gone]
     narrow = draw.choice(("no", "some", *METHODS)) if left else "no"
-    # all neurons may stay where the refit makes up for what was dropped
-    keep = draw.choice((0.3, 0.5, 0.9, *((1.0,) if chosen or gone else ())))
+    # all neurons may stay where the refit makes up for what was dropped; other methods refit nothing
+    refits = narrow == "reconstruct" and (chosen or gone)
+    keep = draw.choice((0.3, 0.5, 0.9, *((1.0,) if refits else ())))
     return Step(
         attention=tuple(sorted(chosen)),
         mlp=tuple(sorted(gone)),
