@@ -57,15 +57,17 @@ def draw_step(seed: str, base: BaseIdentity) -> Step:
     gone = draw.sample(sorted(mlps), draw.randint(0, min(2, len(mlps))))
     left = [width for layer, width in mlps.items() if layer not in gone]
     narrow = draw.choice(("no", "some", *METHODS)) if left else "no"
-    # all neurons may stay where the refit makes up for what was dropped; other methods refit nothing
+    # all may stay where the refit makes up for what was dropped; other methods refit nothing
     refits = narrow == "reconstruct" and (chosen or gone)
     keep = draw.choice((0.3, 0.5, 0.9, *((1.0,) if refits else ())))
+    # neurons in all that are kept must do for the least of each layer
+    room = min(*left, int(keep * sum(left)) // len(left)) if left else 8
     return Step(
         attention=tuple(sorted(chosen)),
         mlp=tuple(sorted(gone)),
         narrow="some" if left and not (chosen or gone) and narrow == "no" else narrow,
         keep=keep,
-        multiple_of=draw.choice([x for x in (1, 3, 8) if not left or x <= min(left)]),
+        multiple_of=draw.choice([x for x in (1, 3, 8) if x <= max(1, room)]),
         seed=draw.randrange(1000),
     )
 
