@@ -6,6 +6,7 @@ rename, so that a file is either whole or absent.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -15,8 +16,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from .fields import blamed_on, check_fields, from_mapping
 from .files import file_sha256, new_file, read_json, write_json
 from .identity import BaseIdentity
+from .records import check_records
+from .surgery import check_layers
 
 IMPORTANCE_FORMAT = "effir-importance/1"
 PLAN_FORMAT = "effir-plan/1"
@@ -51,6 +55,15 @@ class ImportanceReport:
     versions: Mapping[str, str] = field(default_factory=versions)
     """Packages that were used."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for kind in ("attention", "mlp", "block"):
+            if len(getattr(self, kind)) != self.base.layers:
+                raise ValueError(
+                    f"{kind} scores {len(getattr(self, kind))} layers, but the base has "
+                    f"{self.base.layers}; give one score a layer"
+                )
+
     def order(self, kind: str) -> list[int]:
         """Return the layers that have this sublayer, least important first; ties by layer."""
         scores = {"attention": self.attention, "mlp": self.mlp, "block": self.block}[kind]
@@ -77,10 +90,8 @@ class ImportanceReport:
         """
         path = folder / IMPORTANCE_FILE if folder.is_dir() else folder
         content = _read_artifact(path, IMPORTANCE_FORMAT, "analyze")
-        content["base"] = BaseIdentity.from_json(content["base"])
-        for kind in ("attention", "mlp", "block"):
-            content[kind] = tuple(content[kind])
-        return cls(**content)
+        with blamed_on(path):
+            return from_mapping(cls, content)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,6 +114,32 @@ class PruningPlan:
     """Packages that were used."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_records(self.made_by)
+        self._check_layers()
+        for layer, parts in self.outputs.items():
+            for part, tensor in parts.items():
+                if not bool(tensor.isfinite().all()):
+                    raise ValueError(
+                        f"the new MLP output {part} of layer {layer} holds NaN or infinite "
+                        "numbers; make the plan again"
+                    )
+
+    def _check_layers(self) -> None:
+        base = self.base
+        mlps = [layer for layer, width in enumerate(base.mlp_widths) if width]
+        attentions = [x for x in range(base.layers) if x not in base.dropped_attention]
+        check_layers(self.drop_mlp, mlps, base.layers, "MLP")
+        check_layers(self.drop_attention, attentions, base.layers, "attention")
+        check_layers({*self.neurons, *self.outputs}, mlps, base.layers, "MLP")
+        for layer, kept in self.neurons.items():
+            width = base.mlp_widths[layer]
+            ascending = kept.ndim == 1 and bool((kept.diff() > 0).all())
+            if not ascending or not len(kept) or kept[0] < 0 or kept[-1] >= width:
+                raise ValueError(
+                    f"the kept neurons of layer {layer} are no ascending choice of its {width}; "
+                    "make the plan again"
+                )
         both = set(self.drop_mlp) & (set(self.neurons) | set(self.outputs))
         if both:
             raise ValueError(f"layers {sorted(both)} are dropped and narrowed at once; choose one")
@@ -188,29 +225,23 @@ class PruningPlan:
             ValueError: A file is something else, or from another run.
         """
         folder = folder if folder.is_dir() else folder.parent
-        content = _read_artifact(folder / PLAN_FILE, PLAN_FORMAT, "drop or reconstruct")
-        found = {
-            name.replace(_SECOND, ""): _tensors(folder, name, content["files"])
-            for name in content["files"]
-            if tensors
-        }
-        neurons = {
-            int(key.split(".")[1]): value.long()
-            for key, value in found.get(NEURONS_FILE, {}).items()
-        }
-        outputs: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in found.get(OUTPUTS_FILE, {}).items():
-            _, layer, part = key.split(".")
-            outputs.setdefault(int(layer), {})[part] = value
-        return cls(
-            base=BaseIdentity.from_json(content["base"]),
-            drop_mlp=tuple(content["drop_mlp"]),
-            drop_attention=tuple(content["drop_attention"]),
-            neurons=dict(sorted(neurons.items())),
-            outputs=dict(sorted(outputs.items())),
-            made_by=tuple(content["made_by"]),
-            versions=content["versions"],
-        )
+        path = folder / PLAN_FILE
+        content = _read_artifact(path, PLAN_FORMAT, "drop or reconstruct")
+        with blamed_on(path):
+            stored = from_mapping(_StoredPlan, content)
+            found = {
+                name.replace(_SECOND, ""): _by_layer(_tensors(folder, name, stored.files))
+                for name in stored.files
+                if tensors
+            }
+            plan = stored.plan(found.get(NEURONS_FILE, {}), found.get(OUTPUTS_FILE, {}))
+            stated = (stored.mlp_widths, stored.parameters)
+            if tensors and (plan.mlp_widths, plan.parameters) != stated:
+                raise ValueError(
+                    f"mlp_widths or parameters are not what the plan leaves ({plan.mlp_widths}, "
+                    f"{plan.parameters:,}); make the plan again"
+                )
+            return plan
 
 
 def _second(name: str) -> str:
@@ -223,6 +254,45 @@ def _files_in_use(folder: Path) -> Mapping[str, str]:
         return read_json(folder / PLAN_FILE, PLAN_FORMAT).get("files") or {}
     except (FileNotFoundError, ValueError):
         return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StoredPlan:
+    """What `plan.json` holds beside its format."""
+
+    base: BaseIdentity
+    drop_mlp: tuple[int, ...]
+    drop_attention: tuple[int, ...]
+    mlp_widths: tuple[int, ...]
+    parameters: int
+    made_by: tuple[Mapping[str, Any], ...]
+    versions: Mapping[str, str]
+    files: Mapping[str, str]
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def plan(self, neurons: dict[int, Any], outputs: dict[int, Any]) -> PruningPlan:
+        return PruningPlan(
+            base=self.base,
+            drop_mlp=self.drop_mlp,
+            drop_attention=self.drop_attention,
+            neurons={layer: parts[""].long() for layer, parts in neurons.items()},
+            outputs=outputs,
+            made_by=self.made_by,
+            versions=self.versions,
+        )
+
+
+def _by_layer(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    """Sort tensors called `layers.LAYER` or `layers.LAYER.PART`."""
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"layers\.(\d+)\.?(|weight|bias)", name)
+        if match is None:
+            raise ValueError(f"{name!r} names no tensor of a plan; make the plan again")
+        found.setdefault(int(match[1]), {})[match[2]] = tensor
+    return dict(sorted(found.items()))
 
 
 def _tensors(folder: Path, name: str, hashes: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from .encoding.part_encoder import PartEncoder
 from .encoding.parts import Part, absolute, corpus_files, plan_parts
 from .encoding.ray_session import cluster, progress
 from .extras import import_extra
+from .fields import check_fields
 from .loading import find_architecture
 from .model_files import identify_files
 
@@ -68,6 +69,7 @@ class ClusterConfig:
         Raises:
             ValueError: A value is out of its range.
         """
+        check_fields(self)
         if self.role not in ("document", "query"):
             raise ValueError(f"role={self.role!r} must be document or query")
         for name in ("shard_bytes", "window", "cpus_per_actor"):

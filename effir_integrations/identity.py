@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .architectures import Architecture, find
+from .fields import check_fields
 from .surgery import (
     dropped_attention,
     mlp_widths,
@@ -50,6 +51,15 @@ class BaseIdentity:
     """Whether MLP output projections have a bias."""
     fingerprint: str
     """SHA-256 over one row of every output projection, rounded to bf16."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("attention_parameters", "mlp_parameters"):
+            if len(getattr(self, name)) != self.layers:
+                raise ValueError(
+                    f"{name} names {len(getattr(self, name))} layers and mlp_widths {self.layers}; "
+                    "give one number a layer"
+                )
 
     @property
     def layers(self) -> int:
@@ -95,15 +105,6 @@ class BaseIdentity:
                     f"made for {self.name}, but the {what} of {other.name} differ{detail}; use the "
                     "model it was made for, or make it again for this one"
                 )
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> BaseIdentity:
-        """Rebuild from what `asdict` and JSON made of it."""
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in content.items()
-        }
-        return cls(**values)
 
 
 def _sizes(model: PreTrainedModel, architecture: Architecture) -> dict[str, Any]:

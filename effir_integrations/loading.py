@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from .architectures import find
 from .checkpoint import check_checkpoint
+from .config_file import blamed_on_config, check_config
 from .encoder import Encoder, transformer_model
 from .encoding.inference import TEXT_ONLY
 from .encoding.precision import loading_options, quantise
@@ -84,19 +85,22 @@ def load(
     name = find_source(name)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
-    if _is_sentence_transformer(name, revision):
-        if pooling is not None:
-            raise ValueError(
-                f"{name} brings its own pooling; leave pooling={pooling!r} out, or load the bare "
-                "transformer it was made from"
+    with blamed_on_config(_config_place(name)):
+        if _is_sentence_transformer(name, revision):
+            if pooling is not None:
+                raise ValueError(
+                    f"{name} brings its own pooling; leave pooling={pooling!r} out, or load the "
+                    "bare transformer it was made from"
+                )
+            encoder = Encoder(
+                name, device=device, prompts=prompts, model_kwargs=model_kwargs, **shared
             )
-        encoder = Encoder(name, device=device, prompts=prompts, model_kwargs=model_kwargs, **shared)
-        _check_transformer(encoder, name)
-    else:
-        modules = _bare_modules(name, pooling, {**model_kwargs, **shared}, shared)
-        encoder = Encoder(
-            modules=modules, device=device, prompts=prompts, similarity_fn_name="cosine"
-        )
+            _check_transformer(encoder, name)
+        else:
+            modules = _bare_modules(name, pooling, {**model_kwargs, **shared}, shared)
+            encoder = Encoder(
+                modules=modules, device=device, prompts=prompts, similarity_fn_name="cosine"
+            )
     if max_length is not None:
         token_limit(encoder, max_length)
         encoder.max_seq_length = max_length
@@ -141,7 +145,7 @@ def find_architecture(
     """Return the table row of a model by its config alone, before its weights are read.
 
     Raises:
-        ValueError: The family is not supported.
+        ValueError: The family is not supported, or the config is damaged.
         FileNotFoundError: There is no such model, here or on the hub, or a weight file is missing.
     """
     source = find_source(name)
@@ -155,14 +159,15 @@ def read_config(
 
     Raises:
         FileNotFoundError: It is neither a folder here nor a model on the hub that can be read.
+        ValueError: The config is damaged.
     """
     from transformers import AutoConfig
 
-    folder = Path(source)
-    place = transformer_folder(folder) if folder.is_dir() else source
+    folder, place = Path(source), _config_place(source)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        return AutoConfig.from_pretrained(place, **shared)
+        with blamed_on_config(place):
+            return AutoConfig.from_pretrained(place, **shared)
     except OSError as error:
         if folder.is_dir():
             raise
@@ -170,6 +175,11 @@ def read_config(
             f"there is no folder {folder.absolute()}, and {_hub_answer(source, error)}; give the "
             "folder that holds config.json, or a hub name"
         ) from error
+
+
+def _config_place(source: str) -> Path | str:
+    """Return the folder where the transformer's config lies, or a hub name as it is."""
+    return transformer_folder(Path(source)) if Path(source).is_dir() else source
 
 
 def _hub_answer(name: str, error: OSError) -> str:
@@ -196,7 +206,7 @@ def find_source(model: str | Path) -> str:
 
     Raises:
         FileNotFoundError: It is no model folder, or a weight file is missing.
-        ValueError: A weight file is damaged, or a module lies outside of the folder.
+        ValueError: A weight file or the config is damaged, or a module lies outside of the folder.
     """
     name, path = str(model), Path(model)
     if name == MINI and not path.exists():
@@ -217,6 +227,7 @@ def find_source(model: str | Path) -> str:
     if (path / "modules.json").is_file():
         for module in json.loads((path / "modules.json").read_text(encoding="utf-8")):
             inside(path, module["path"])
+    check_config(transformer_folder(path))
     check_checkpoint(transformer_folder(path))
     return name
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from ..artifacts import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
+from ..fields import blamed_on, check_fields
 from ..identity import BaseIdentity
 from ..locks import locked
 from . import console
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
     from ..compression.drop import DropConfig
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """What a YAML file names beside the settings."""
+
+    model: str | None
+    out: str | None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def parse_layers(text: str) -> tuple[int, ...]:
@@ -260,7 +272,10 @@ def run_compress(
         if model is not None or _differing(settings, asdict(CompressConfig())):
             raise ValueError("settings are given twice: in --config and on the command line")
         settings = _read_yaml(config_file)
-        model, out = settings.pop("model", None), settings.pop("out", None)
+        with blamed_on(config_file):
+            target = _Target(model=settings.pop("model", None), out=settings.pop("out", None))
+            CompressConfig.from_mapping(settings)
+        model, out = target.model, Path(target.out) if target.out else None
     if model is None or out is None:
         raise ValueError("name the model and the folder to write: effir compress MODEL OUT")
     console.quiet_libraries()

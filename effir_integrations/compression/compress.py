@@ -10,6 +10,7 @@ from typing import Any
 from ..artifacts import ImportanceReport, PruningPlan
 from ..calibration import Calibration, load_calibration
 from ..encoder import Encoder, transformer_model
+from ..fields import check_fields
 from ..files import claimed
 from ..identity import BaseIdentity
 from ..loading import find_architecture, load
@@ -52,6 +53,7 @@ class CompressConfig:
     """Draws the calibration texts."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         self.drop_config  # noqa: B018 - refuses bad counts and shares
         if self.calibration_texts < 1:
             raise ValueError(f"calibration_texts={self.calibration_texts} must be at least 1")
@@ -70,12 +72,11 @@ class CompressConfig:
         """Build a config from YAML keys, which are the field names with - or _.
 
         Raises:
-            ValueError: A key is unknown.
+            ValueError: A key is unknown, or a value is of another type.
         """
-        known = {field.name for field in fields(cls)}
         renamed = {str(key).replace("-", "_"): value for key, value in values.items()}
-        unknown = sorted(set(renamed) - known)
-        if unknown:
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(renamed) - known):
             raise ValueError(
                 f"unknown setting {unknown[0]!r}; choose from model, out, "
                 f"{', '.join(sorted(known))}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from ..encoder import transformer_model
@@ -183,6 +184,11 @@ def _rows(
             given = list(read[start : start + window])
             found = teacher.encode(given, convert_to_tensor=True, **cut_to(teacher, max_length))
             vectors = found.float().cpu().numpy()
+            if bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist():
+                raise ValueError(
+                    f"the teacher's vector of text {start + bad[0]} is not finite; check its "
+                    "weights, or load it in fp32"
+                )
             for text, vector in zip(part, vectors, strict=True):
                 yield {"text": text, "label": vector}
             bar.update(len(part))

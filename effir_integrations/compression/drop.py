@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 from ..artifacts import ImportanceReport, PruningPlan
+from ..fields import check_fields
 from ..identity import BaseIdentity
 from ..surgery import check_layers, check_some_attention_left
 
@@ -32,6 +33,7 @@ class DropConfig:
     """Number of parameters that may stay, without LM head: MLPs go until it fits."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("mlp", "attention", "block", "last_blocks"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more sublayers")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..artifacts import PruningPlan
 from ..encoder import transformer_model
+from ..fields import blamed_on, check_fields, from_mapping
 from ..files import read_json, write_json
 from ..identity import BaseIdentity
 from ..modeling import HISTORY_FILE
+from ..records import check_records
 from .model_card import write_model_card
 
 
@@ -33,10 +36,49 @@ def history_of(plan: PruningPlan) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, kw_only=True)
+class _History:
+    """What `effir.json` holds, as of `history_of`."""
+
+    base: str
+    family: str
+    fingerprint: str
+    drop_mlp: tuple[int, ...]
+    drop_attention: tuple[int, ...]
+    mlp_widths: tuple[int, ...]
+    mlp_widths_before: tuple[int, ...]
+    parameters: int
+    parameters_before: int
+    made_by: tuple[Mapping[str, Any], ...]
+    versions: Mapping[str, str]
+    revision: str | None = None
+    dropped_attention_before: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_records(self.made_by)
+        if len(self.mlp_widths) != len(self.mlp_widths_before):
+            raise ValueError(
+                f"mlp_widths has {len(self.mlp_widths)} layers and mlp_widths_before "
+                f"{len(self.mlp_widths_before)}; put the file back as it was written"
+            )
+        if self.parameters_before < 1:
+            raise ValueError(f"parameters_before={self.parameters_before} must be at least 1")
+
+
 def read_history(folder: Path) -> dict[str, Any] | None:
-    """Return the history that lies in a model's folder, or None where there is none."""
+    """Return the history that lies in a model's folder, or None where there is none.
+
+    Raises:
+        ValueError: It is damaged.
+    """
     path = folder / HISTORY_FILE
-    return read_json(path, "what `effir export` writes") if path.is_file() else None
+    if not path.is_file():
+        return None
+    content = read_json(path, "what `effir export` writes")
+    with blamed_on(path):
+        from_mapping(_History, content)
+    return content
 
 
 def history_at(encoder: Any, name: str | Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from ..artifacts import PruningPlan
 from ..encoder import transformer_model
 from ..encoding.turns import turns_of
+from ..fields import check_fields
 from ..identity import BaseIdentity
 from .ranking import check_widths, choose_widths
 from .refit import Calibrator
@@ -49,6 +50,7 @@ class ReconstructConfig:
     """Padded tokens a forward pass."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.keep_neurons is None and self.method != "reconstruct":
             raise ValueError(
                 f"method={self.method!r} chooses the neurons itself; say how many with keep_neurons"

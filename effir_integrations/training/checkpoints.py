@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
+from ..fields import blamed_on, check_fields, from_mapping
 from ..files import file_sha256, read_json, write_json
 
 WHOLE = "whole.json"
 """Stands in a checkpoint once everything else does, and lists it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sealed:
+    """What a file was when it was written."""
+
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def seal(listing: Path, files: Iterable[Path]) -> None:
@@ -28,13 +41,15 @@ def check_sealed(listing: Path) -> None:
         ValueError: One is missing or was changed; names it.
     """
     folder = listing.parent
-    for name, wanted in read_json(listing, "a list of files with their hashes").items():
+    for name, content in read_json(listing, "a list of files with their hashes").items():
+        with blamed_on(f"{listing}: {name}"):
+            wanted = from_mapping(_Sealed, content)
         path = folder / name
         if not path.is_file():
             what = "is missing"
-        elif path.stat().st_size != wanted["bytes"]:
-            what = f"has {path.stat().st_size:,} bytes, not {wanted['bytes']:,}"
-        elif file_sha256(path) != wanted["sha256"]:
+        elif path.stat().st_size != wanted.bytes:
+            what = f"has {path.stat().st_size:,} bytes, not {wanted.bytes:,}"
+        elif file_sha256(path) != wanted.sha256:
             what = "holds other bytes than were written"
         else:
             continue

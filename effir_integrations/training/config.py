@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..encoding.precision import has_bf16
+from ..fields import check_fields
 
 NO_LOSSES = ("epoch", "grad_norm", "learning_rate")
 """What the trainer logs beside the step, the loss and its terms."""
@@ -52,6 +53,7 @@ class TrainConfig:
     """Logger of Transformers to report to, such as tensorboard, wandb or mlflow."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("batch_size", "steps", "max_length", "mini_batch_size", "save_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

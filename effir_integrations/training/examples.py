@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from effir_integrations.encoder import clean_text
 from effir_integrations.extras import import_extra
+from effir_integrations.fields import check_fields
 from effir_integrations.files import file_sha256
 from effir_integrations.training.arrow import content_sha256, write_dataset
 from effir_integrations.training.rows import (
@@ -79,17 +80,13 @@ class _Options:
     seed: int
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (("negatives", 0), ("limit", 1), ("max_query_tokens", 1)):
             value = getattr(self, name)
-            if value is None and name != "negatives":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if value is not None and value < least:
                 raise ValueError(
                     f"{name}={value!r} is not allowed; give an integer from {least} up."
                 )
-        for name in ("query_prompt", "document_prompt"):
-            if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name}={getattr(self, name)!r} is not allowed; give a string.")
 
 
 def load_training(

@@ -14,6 +14,8 @@ from sentence_transformers.util.distributed import get_world_size
 from torch import nn
 from torch.nn import functional
 
+from ..fields import check_fields
+
 Features = Iterable[dict[str, torch.Tensor]]
 
 
@@ -84,6 +86,9 @@ class LossTerms:
     """lambda of eq. 8."""
     beta: float = 5.0
     """Of eq. 8."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class RetrievalLoss(CachedLossMixin, nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from effir_integrations.extras import import_extra
+from effir_integrations.fields import check_fields
 from effir_integrations.training.pool import Pool
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class SearchConfig:
     batch_size: int
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name, least in (
             ("negatives", 1),
             ("range_min", 0),
@@ -44,7 +45,7 @@ class SearchConfig:
             ("batch_size", 1),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            if value < least:
                 raise ValueError(
                     f"{name}={value!r} is not allowed; give an integer from {least} up."
                 )
@@ -56,7 +57,7 @@ class SearchConfig:
             )
         for name in ("relative_margin", "absolute_margin"):
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value >= 0):
+            if value is not None and value < 0:
                 raise ValueError(
                     f"{name}={value!r} is not allowed; give a number from 0 up, or None."
                 )
@@ -99,7 +100,13 @@ class _Narrated:
         with bar:
             for start in range(0, len(texts), _TEXTS):
                 block = texts[start : start + _TEXTS]
-                blocks.append(encode(block, **{**options, "show_progress_bar": False}))
+                vectors = encode(block, **{**options, "show_progress_bar": False})
+                if bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist():
+                    raise ValueError(
+                        f"the vector of {block[bad[0]][:60]!r} is not finite; check the model's "
+                        "weights, or load it in fp32"
+                    )
+                blocks.append(vectors)
                 bar.update(len(block))
         return np.concatenate(blocks)
 

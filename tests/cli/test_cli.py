@@ -284,6 +284,38 @@ def test_settings_given_twice_or_not_at_all_are_refused(base, tmp_path):
     assert "name the model" in refused("compress")
 
 
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ("drop-mlp: 1.5", "drop_mlp=1.5"),
+        ("calibration: [a, b]", "calibration=['a', 'b']"),
+        ("keep-neurons: .nan", "keep_neurons=nan"),
+        ("seed: true", "seed=True"),
+        ("model: [a]", "model=['a']"),
+    ],
+)
+def test_a_yaml_value_of_another_type_is_refused_before_the_model_is_read(line, field, tmp_path):
+    model = "" if line.startswith("model") else "model: absent/folder\n"
+    (tmp_path / "c.yaml").write_text(f"{model}out: {tmp_path / 'out'}\n{line}\n")
+    said = refused("compress", "-q", "--config", tmp_path / "c.yaml")
+    assert "c.yaml: " in said
+    assert field in said
+
+
+def test_a_damaged_config_is_refused_with_its_name(base, data, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "damaged")
+    config = json.loads((folder / "config.json").read_text())
+    for text in ('{"model', json.dumps({**config, "hidden_size": "wide"})):
+        (folder / "config.json").write_text(text)
+        for verb in (
+            ("compress", folder, tmp_path / "out", "--last-blocks", 1),
+            ("encode", folder, "--data", data / "corpus.jsonl", "--out", tmp_path / "o.npy"),
+            ("evaluate", folder, "--data", data),
+        ):
+            assert "damaged/config.json" in refused(*verb)
+        assert os.listdir(tmp_path) == ["damaged"]
+
+
 def test_debug_shows_the_traceback(tmp_path):
     result = effir("compress", tmp_path / "absent", tmp_path / "out", "--debug")
     assert isinstance(result.exception, FileNotFoundError)

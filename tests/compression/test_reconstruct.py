@@ -173,7 +173,7 @@ def test_a_finer_multiple_meets_the_share_exactly(calibration, tmp_path):
     [
         ({"keep_neurons": 0.0}, "must lie above 0 and be at most 1"),
         ({"keep_neurons": 1.5}, "must lie above 0 and be at most 1"),
-        ({"keep_neurons": float("nan")}, "must lie above 0 and be at most 1"),
+        ({"keep_neurons": float("nan")}, "keep_neurons=nan is not allowed; give a finite number"),
         ({"method": "magic"}, "choose reconstruct, mean, plain"),
         ({"ridge": 0.0}, "must lie above 0"),
         ({"correction": 1.5}, "must lie from 0 to 1"),
