@@ -32,7 +32,8 @@ def check_fields(instance: Any) -> None:
     Raises:
         ValueError: Names the field, its value, and what is allowed.
     """
-    for name, hint in _hints(type(instance)).items():
+    declared: Any = type(instance)
+    for name, hint in _hints(declared).items():
         value = getattr(instance, name)
         fitted = _fit(value, hint, name)
         if fitted is not value:
@@ -72,8 +73,8 @@ def blamed_on(place: Path | str) -> Iterator[None]:
 
 
 @lru_cache(maxsize=64)
-def _hints(cls: type) -> dict[str, Any]:
-    hints, declared = get_type_hints(cls), {field.name for field in fields(cls)}  # type: ignore[arg-type]
+def _hints(cls: Any) -> dict[str, Any]:
+    hints, declared = get_type_hints(cls), {field.name for field in fields(cls)}
     return {name: hint for name, hint in hints.items() if name in declared}
 
 
@@ -91,7 +92,7 @@ def _fit(value: Any, hint: Any, name: str) -> Any:
             _fit(key, arguments[0], f"a key of {name}")
             _fit(part, arguments[1], f"{name}[{key!r}]")
         return value
-    if origin is None and is_dataclass(hint) and isinstance(value, Mapping):
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, Mapping):
         with blamed_on(name):
             return from_mapping(hint, value)
     return _fit_one(value, hint, name)
