@@ -18,6 +18,7 @@ from ..encoding.turns import turns_of
 from ..identity import BaseIdentity
 from ..surgery import dropped_attention, mlp_widths, model_layers
 from ..tokenization import token_limit
+from .apply import check_code
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -62,6 +63,7 @@ def analyze(
     """
     _check_limits(max_length, batch_tokens)
     model = transformer_model(encoder)
+    check_code(model)
     meter = _Meter(model)
     batches = token_batches(
         encoder,

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+import transformers
 
-from ..architectures import find
+from ..architectures import PREFIX, find
 from ..artifacts import PruningPlan
+from ..encoding.probe import TOKENS, token_ids
 from ..identity import BaseIdentity
 from ..modeling import model_class, pruned_config
 from ..surgery import (
@@ -21,7 +23,7 @@ from ..surgery import (
 )
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def apply(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> PreTrainedModel:
@@ -35,9 +37,10 @@ def apply(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> 
         gates: Put a trainable gate on every MLP neuron that is left (eq. 7).
 
     Raises:
-        ValueError: The plan was made for another base.
+        ValueError: The plan was made for another base, or `check_code` refuses the model.
     """
     plan.base.check_same(BaseIdentity.of(model))
+    check_code(model)
     architecture = find(model.config)
     if plan.drop_attention:
         drop_attention(model, architecture, plan.drop_attention)
@@ -46,6 +49,72 @@ def apply(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> 
     keep_neurons(model, architecture, plan.neurons)
     _set_outputs(model, plan)
     return _as_pruned_class(model, plan, gates)
+
+
+def least_cosine(dtype: torch.dtype) -> float:
+    """Return how alike two vectors of one computation are in a precision, whatever the kernels."""
+    return 0.99999 if dtype == torch.float32 else 0.99
+
+
+def check_config_code(config: PretrainedConfig) -> None:
+    """Refuse a config that names modelling code of its own, where that code was not run.
+
+    Raises:
+        ValueError: Its `auto_map` names a model.
+    """
+    named = [name for name in getattr(config, "auto_map", None) or {} if "Model" in name]
+    if named and not config.model_type.startswith(PREFIX):
+        raise ValueError(
+            f"the config of {config.name_or_path} has an auto_map that names code of its own for "
+            f"{named[0]}, and a pruned model would be the {config.model_type} of Transformers; "
+            "load it in Python with trust_remote_code=True, so that the two are compared, or "
+            "delete auto_map where the class of Transformers is meant"
+        )
+
+
+def check_code(model: PreTrainedModel) -> None:
+    """Refuse a model of other code than its family's class, unless both compute the same.
+
+    Raises:
+        ValueError: The states of some tokens differ, or the config names code that is not loaded.
+    """
+    architecture = find(model.config)
+    stock = getattr(transformers, f"{architecture.class_prefix}Model")
+    if type(model) in (stock, model_class(architecture.family)):
+        check_config_code(model.config)
+        return
+    try:
+        cosine = _likeness_to_pruned_class(model)
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        raise _other_code(model, f"fails on it: {' '.join(str(error).split())[:200]}") from error
+    if not cosine >= least_cosine(model.dtype):
+        raise _other_code(model, f"gives other states on its tensors (cosine down to {cosine:.4f})")
+
+
+def _other_code(model: PreTrainedModel, what: str) -> ValueError:
+    return ValueError(
+        f"{type(model).__name__} of {model.config.name_or_path} cannot be pruned: a pruned model "
+        f"is the {model.config.model_type} of Transformers, which {what}; choose a model without "
+        "code of its own"
+    )
+
+
+@torch.inference_mode()
+def _likeness_to_pruned_class(model: PreTrainedModel) -> float:
+    """Return the least cosine of two states, over a text and a shorter one padded on the right."""
+    pruned = _as_pruned_class(model, PruningPlan(base=BaseIdentity.of(model)), gates=False)
+    row = torch.tensor(token_ids(model, TOKENS), device=model.device)
+    ids, mask = row.repeat(2, 1), torch.ones(2, len(row), dtype=torch.long, device=row.device)
+    mask[1, len(row) // 2 :] = 0
+    training = model.training
+    try:
+        first, second = (
+            one.eval()(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].float()
+            for one in (model, pruned)
+        )
+    finally:
+        model.train(training)
+    return float(torch.nn.functional.cosine_similarity(first, second, dim=-1).min())
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from ..tokenization import (
     table_positions,
     texts_without_tokens,
 )
-from .apply import apply
+from .apply import apply, check_code, least_cosine
 from .history import history_of, write_history
 from .masking import masked
 
@@ -71,6 +71,7 @@ def export(
     out = Path(out)
     with claimed(out, force=force, sources=[source_of(encoder)]):
         plan.base.check_same(BaseIdentity.of(transformer_model(encoder)))
+        check_code(transformer_model(encoder))
         with masked(transformer_model(encoder), plan):
             expected = probe(encoder)
         encoder[0].model = apply(transformer_model(encoder), plan)
@@ -141,7 +142,7 @@ def check_sliced_equals_masked(
         RuntimeError: They differ by more.
     """
     cosine = torch.nn.functional.cosine_similarity(masked_vectors, sliced_vectors, dim=-1)
-    least = 0.99999 if dtype == torch.float32 else 0.99
+    least = least_cosine(dtype)
     if not bool((cosine >= least).all()):
         raise RuntimeError(
             f"the sliced model gives other vectors than the masked base (cosine down to "

@@ -13,6 +13,7 @@ from ..encoder import transformer_model
 from ..encoding.turns import turns_of
 from ..fields import check_fields
 from ..identity import BaseIdentity
+from .apply import check_code
 from .ranking import check_widths, choose_widths
 from .refit import Calibrator
 from .streams import evaluation_mode
@@ -116,6 +117,7 @@ def reconstruct(
         RuntimeError: A layer did not run, or a refit is worse than plain removal.
     """
     model = transformer_model(encoder)
+    check_code(model)
     base = BaseIdentity.of(model)
     plan = PruningPlan(base=base) if plan is None else plan
     plan.base.check_same(base)

@@ -23,7 +23,7 @@ from ..training.launch import is_main_process, is_sharded, processes
 from ..training.losses import LossTerms, RetrievalLoss
 from ..training.order import example_keys
 from ..training.stage import Stage, data_record, prepare_work, train
-from .apply import apply
+from .apply import apply, check_code
 from .export import check_sliced_equals_masked, probe, save
 from .history import history_of, with_stage
 from .masking import masked
@@ -121,6 +121,7 @@ def slim(
     work = Path(work)
     model = transformer_model(encoder)
     check_no_adapter(model)
+    check_code(model)
     base = BaseIdentity.of(model)
     plan = PruningPlan(base=base) if plan is None else plan
     plan.base.check_same(base)

@@ -16,6 +16,7 @@ from .. import modeling  # noqa: F401 - registers the pruned model types
 from ..architectures import find
 from ..checkpoint import StoredTensor, belongs, check_checkpoint, is_left_out
 from ..identity import BaseIdentity, output_weights
+from .apply import check_config_code
 from .shards import DTYPES
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def _read_config(folder: Path) -> PretrainedConfig:
         raise ValueError(f"{folder} holds an adapter beside the weights; merge it into them first")
     config = AutoConfig.from_pretrained(folder)
     find(config)
+    check_config_code(config)
     for name in ("quantization_config", "transformers_weights"):
         if getattr(config, name, None):
             raise ValueError(

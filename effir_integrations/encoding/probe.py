@@ -58,15 +58,16 @@ def sees_left_only(model: Any, tokens: int = TOKENS) -> bool:
         model: A base model, wherever its weights lie.
         tokens: That each run takes.
     """
-    first = torch.tensor([_token_ids(model, tokens)])
+    first = torch.tensor([token_ids(model, tokens)])
     second = first.clone()
     second[0, tokens // 2 :] = first[0, 0]
+    mask = torch.ones_like(first, device=model.device)
     with _quiet(model), torch.inference_mode():
         states = [
-            model(input_ids=ids.to(model.device)).last_hidden_state[0, : tokens // 2]
+            model(input_ids=ids.to(model.device), attention_mask=mask).last_hidden_state
             for ids in (first, second)
         ]
-    return torch.equal(*states)
+    return torch.equal(*(state[0, : tokens // 2] for state in states))
 
 
 def model_state(encoder: Encoder) -> tuple[Any, ...]:
@@ -135,7 +136,7 @@ class _Probe:
 
     def _texts(self, longest: int) -> list[list[int]]:
         """Return a text and a shorter one, all of whose tokens but the last begin the other."""
-        ids = _token_ids(self.model, longest)
+        ids = token_ids(self.model, longest)
         shorter = min(longest, max(SHORTEST + 1, longest // 2))
         return [ids, ids[: shorter - 1] + ids[-1:]]
 
@@ -158,7 +159,7 @@ class _Probe:
             return inference.run(texts, shared, pooled)
 
 
-def _token_ids(model: Any, number: int) -> list[int]:
+def token_ids(model: Any, number: int) -> list[int]:
     """Return ids spread over the vocabulary, none of them padding."""
     size = model.get_input_embeddings().weight.shape[0]
     padding = getattr(model.config, "pad_token_id", None)
