@@ -5,6 +5,7 @@
 #   make check   lint, format and type checks
 #   make clean   remove the environment, the demo and all caches
 #
+# The suite runs on every core, one process and one thread each: tiny models gain nothing from more.
 # PYTHON=python3.12 chooses the interpreter; ARGS="..." is handed to the demo or to pytest.
 
 PYTHON ?= python3
@@ -23,7 +24,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/effir demo $(ARGS)
 
 test: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile $(ARGS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
