@@ -28,6 +28,7 @@ from .encoding.inference import (
 )
 from .encoding.inputs import listed
 from .encoding.precision import check_savable
+from .encoding.prefix import depends_on_length, forget_lengths
 from .encoding.probe import Shortcuts, model_state, try_shortcuts
 from .encoding.progress import Progress
 from .encoding.turns import turns_of
@@ -232,6 +233,8 @@ class Encoder(SentenceTransformer):
 
     def _stock_inference(self, inputs: list[Any], **options: Any) -> Any:
         """Embed as `SentenceTransformer` does; texts of no token, which it refuses, get zeros."""
+        if depends_on_length(getattr(self[0], "model", None)):
+            options["batch_size"] = 1
         prompt = options["prompt"] or ""
         silent = options["output_value"] == "sentence_embedding" and texts_without_tokens(
             self, [clean_text(prompt + x) if isinstance(x, str) else x for x in inputs]
@@ -249,6 +252,9 @@ class Encoder(SentenceTransformer):
     def forward(self, input: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Run all modules, those behind the first in fp32; else as `SentenceTransformer`."""
         features = input
+        model: Any = getattr(self[0], "model", None)
+        if not self.training and depends_on_length(model):
+            forget_lengths(model)
         for place, (name, module) in enumerate(self.named_children()):
             read = [
                 *(self.module_kwargs or {}).get(name, ()),

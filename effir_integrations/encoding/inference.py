@@ -176,8 +176,7 @@ class Inference:
         """Return the vectors of one batch of token lists, longest first, before `finish`."""
         rows, longest = len(ids), max(1, len(ids[0]))
         if longest >= self.steady_length:
-            # the frequencies of the longest text so far stay until a short one has run
-            self.model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=self.device))
+            prefix.forget_lengths(self.model)
         if self.shapes is not None:
             longest = self.shapes.tokens(longest)
             ids = ids + [ids[-1]] * (self.shapes.rows(longest) - rows)

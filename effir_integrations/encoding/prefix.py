@@ -57,6 +57,17 @@ def steady_length(config: Any) -> int:
     return min(lengths, default=sys.maxsize)
 
 
+def depends_on_length(model: Any) -> bool:
+    """Say whether a model's rotary frequencies go by the longest text of a batch."""
+    return steady_length(getattr(model, "config", None)) < sys.maxsize
+
+
+@torch.no_grad()
+def forget_lengths(model: Any) -> None:
+    """Run one token: the frequencies of the longest text so far stay until a short one has run."""
+    model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device))
+
+
 class Prefix:
     """The keys and values of the tokens that all texts of a window begin with."""
 

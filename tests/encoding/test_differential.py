@@ -162,7 +162,18 @@ def test_random_encoders_give_the_vectors_of_the_stock_class(number: int, tmp_pa
             pytest.fail(report(name, model, call, wrong, tmp_path / str(turn)), pytrace=False)
 
 
-KEPT: dict[str, tuple[ModelChoices, CallChoices]] = {}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 100.0, "partial_rotary_factor": 1.0}
+KEPT: dict[str, tuple[ModelChoices, CallChoices]] = {
+    "frequencies of a batch by its longest text, the prompt left out of the mean": (
+        ModelChoices(
+            config={"max_position_embeddings": 8, "rope_parameters": DYNAMIC},
+            limited_by="folder",
+            include_prompt=False,
+            heads=("dense",),
+        ),
+        CallChoices(texts=("w", "w44 w3 w56 w10 w55 w34 w16 w32 w0 w50 ")),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", KEPT)
