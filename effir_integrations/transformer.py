@@ -86,10 +86,15 @@ def check_finite(tensors: Mapping[str, torch.Tensor], name: str) -> None:
     """
     bad = [key for key, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
-        raise ValueError(
-            f"{name} has weights that are NaN or infinite: {_some(bad)}; copy or download the "
-            "checkpoint again, or load the one before training diverged"
-        )
+        raise not_finite(bad, name)
+
+
+def not_finite(bad: list[str], name: str) -> ValueError:
+    """Return the refusal of a checkpoint by the weights that make all of it useless."""
+    return ValueError(
+        f"{name} has weights that are NaN or infinite: {_some(bad)}; copy or download the "
+        "checkpoint again, or load the one before training diverged"
+    )
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -29,6 +29,7 @@ from ..tokenization import (
 from .apply import apply, check_code, least_cosine
 from .history import history_of, write_history
 from .masking import masked
+from .shards import check_file_finite
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -188,8 +189,9 @@ def export_from_disk(
 
     Raises:
         FileExistsError: `out` holds something and `force` was not given, or files of others.
-        ValueError: The plan is of another base, a shard is truncated, a file of the source lies
-            outside of it, `out` holds the source or lies in it, or another process writes there.
+        ValueError: The plan is of another base, a shard is truncated, a weight is NaN or infinite,
+            a file of the source lies outside of it, `out` holds the source or lies in it, or
+            another process writes there.
         OSError: The disk is full.
     """
     from .from_disk import check_plan_fits_disk, rewrite_checkpoint, rewritten_bytes
@@ -230,6 +232,8 @@ def _copy_sidecars(source: Path, weights: Path, out: Path) -> None:
             folder = inside(source, module["path"])
             for path in folder.rglob("*"):
                 inside(source, path.relative_to(source))
+                if path.suffix == ".safetensors":
+                    check_file_finite(path)
             shutil.copytree(folder, out / module["path"])
     write_json(out / "modules.json", modules)
     _write_limit(AutoTokenizer.from_pretrained(weights), _table_positions(weights), out)
