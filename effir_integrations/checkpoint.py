@@ -138,7 +138,8 @@ def _stored(shard: Path, name: str, entry: Any, data_start: int) -> StoredTensor
 def belongs(key: str, model: PreTrainedModel) -> bool:
     """Say whether a tensor that a model does not read is of its own kind, and not of a head."""
     first, *_ = key.removeprefix(f"{model.base_model_prefix}.").split(".")
-    return first in dict(model.named_children()) and not is_left_out(key)
+    own = {**dict(model.named_children()), **dict(model.base_model.named_children())}
+    return first in own and not is_left_out(key)
 
 
 def is_left_out(key: str) -> bool:

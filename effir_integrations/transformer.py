@@ -51,10 +51,11 @@ def check_report(model: Any, report: Mapping[str, Collection[Any]], name: str) -
 
     Raises:
         ValueError: Weights are missing, have another shape, or are not read although they belong to
-            the base model; heads, poolers and what old versions computed may be there or not.
+            the model; where it has no head, heads, poolers and what old versions computed may be
+            there or not.
     """
-    kind = type(model).__name__
-    missing = sorted(key for key in report["missing_keys"] if not is_left_out(key))
+    kind, has_head = type(model).__name__, model.base_model is not model
+    missing = sorted(key for key in report["missing_keys"] if has_head or not is_left_out(key))
     unread = sorted(report["unexpected_keys"])
     if missing:
         others = f" (it holds {_some(unread)}, which that class has not)" if unread else ""

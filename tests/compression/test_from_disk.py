@@ -269,7 +269,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line_before_writing(
     [
         ({"drop_mlp": (9,)}, "layer 9 is out of range"),
         ({"drop_attention": (0, 1, 2, 3)}, "would leave none"),
-        ({"neurons": {0: torch.tensor([5, 5])}}, "must be ascending"),
+        ({"neurons": {0: torch.tensor([5, 5])}}, "no ascending choice of its 48"),
         ({"outputs": {0: {"weight": torch.zeros(32, 47)}}}, r"shape \(32, 47\), not \(32, 48\)"),
         ({"outputs": {7: {"weight": torch.zeros(32, 48)}}}, "layer 7 is out of range"),
     ],
