@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,12 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from .architectures import find
 from .checkpoint import check_checkpoint
-from .config_file import blamed_on_config, check_config
+from .config_file import blamed_on_config, check_folder, check_tokenizer
 from .encoder import Encoder, transformer_model
 from .encoding.inference import TEXT_ONLY
 from .encoding.precision import loading_options, quantise
 from .encoding.probe import sees_left_only
 from .encoding.shapes import Shapes
-from .files import inside
 from .mini import MINI, mini_path
 from .tokenization import check_length, prepare_tokenizer, token_limit
 from .transformer import CheckedTransformer
@@ -83,6 +81,7 @@ def load(
     if max_length is not None:
         check_length(max_length)
     name = find_source(name)
+    check_tokenizer(transformer_folder(Path(name)))
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
     with blamed_on_config(_config_place(name)):
@@ -206,7 +205,7 @@ def find_source(model: str | Path) -> str:
 
     Raises:
         FileNotFoundError: It is no model folder, or a weight file is missing.
-        ValueError: A weight file or the config is damaged, or a module lies outside of the folder.
+        ValueError: A weight file or a JSON file is damaged, or a module lies outside of the folder.
     """
     name, path = str(model), Path(model)
     if name == MINI and not path.exists():
@@ -224,10 +223,7 @@ def find_source(model: str | Path) -> str:
             f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
             "Transformers model folder"
         )
-    if (path / "modules.json").is_file():
-        for module in json.loads((path / "modules.json").read_text(encoding="utf-8")):
-            inside(path, module["path"])
-    check_config(transformer_folder(path))
+    check_folder(path, transformer_folder(path))
     check_checkpoint(transformer_folder(path))
     return name
 

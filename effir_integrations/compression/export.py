@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from sentence_transformers.util import batch_to_device
 
 from ..architectures import is_causal
 from ..artifacts import PruningPlan
+from ..config_file import check_tokenizer, read_modules
 from ..encoder import Encoder, transformer_model
 from ..encoding.inference import TEXT_ONLY
 from ..files import claimed, inside, new_folder, read_json, write_json
@@ -198,6 +198,7 @@ def export_from_disk(
 
     source, out = find_folder(source), Path(out)
     weights = transformer_folder(source)
+    check_tokenizer(weights)
     with ExitStack() as stack:
         stack.enter_context(claimed(out, force=force, sources=[source]))
         check_plan_fits_disk(weights, plan)
@@ -225,7 +226,7 @@ def _copy_sidecars(source: Path, weights: Path, out: Path) -> None:
         for folder in (weights, source):
             if (folder / name).is_file():
                 shutil.copyfile(inside(folder, name), out / name)
-    modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
+    modules = read_modules(source)
     modules[0]["path"] = ""
     for module in modules[1:]:
         if module["path"]:

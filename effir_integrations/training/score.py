@@ -125,10 +125,12 @@ def _rows(path: Path) -> Iterator[tuple[TrainingRow, dict[str, Any]]]:
 
 
 def _load(model: str) -> CrossEncoder:
-    from effir_integrations.loading import find_source, read_config
+    from effir_integrations.config_file import check_tokenizer
+    from effir_integrations.loading import find_source, read_config, transformer_folder
     from effir_integrations.training.cross_encoder import CheckedCrossEncoder
 
     name = find_source(model)
+    check_tokenizer(transformer_folder(Path(name)))
     if not (Path(name) / "modules.json").is_file():
         # Such a model would be given a random head, and a log line.
         _check_head(name, read_config(name))
