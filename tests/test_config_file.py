@@ -95,10 +95,12 @@ def test_a_pooling_module_without_its_settings_is_named(model):
 def test_what_others_write_is_not_refused(model):
     """Several poolings, unknown fields, modules without a folder, types with code of their own."""
     pooling = json.loads((model / POOLING).read_text())
-    edited = {**pooling, "pooling_mode": ["mean", "cls"], "note": 1}
+    edited = {**pooling, "pooling_mode": ["mean", "cls"]}
     (model / POOLING).write_text(json.dumps(edited))
     settings = json.loads((model / SETTINGS).read_text())
     (model / SETTINGS).write_text(json.dumps({**settings, "max_seq_length": None}))
+    modules = json.loads((model / MODULES).read_text())
+    (model / MODULES).write_text(json.dumps([{**module, "note": 1} for module in modules]))
     shutil.rmtree(model / "2_Normalize", ignore_errors=True)
     text = ["w1 w2"]
     expected = SentenceTransformer(str(model), device="cpu").encode(text)
