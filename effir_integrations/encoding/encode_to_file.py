@@ -23,6 +23,7 @@ from ..files import check_space
 from ..tokenization import cut_to, token_limit
 from .corpus import corpus_pairs, count_texts
 from .fingerprint import encoder_fingerprint
+from .inputs import streamed
 from .progress import Progress
 from .unfinished import State, Unfinished, may_replace, work_folder
 from .vector_files import BYTES_A_NUMBER, check_ending, check_id, ids_path
@@ -111,7 +112,7 @@ def encode_to_file(
     """
     start = time.perf_counter()
     out = Path(os.path.abspath(out))
-    texts = Path(texts) if isinstance(texts, (str, os.PathLike)) else texts
+    texts = Path(texts) if isinstance(texts, (str, os.PathLike)) else streamed(texts)
     check_encode_to_file(texts, out, force=force)
     settings = _settings(encoder, prompt, normalize_embeddings, truncate_dim, max_length, window)
     begun = State(settings=settings, encoder=encoder_fingerprint(encoder), replaces=force)
