@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .loading import load
     from .mini import mini_path
+    from .shown import show
 
 _HOMES = {
     "CompressConfig": "compression.compress",
@@ -41,6 +42,7 @@ _HOMES = {
     "load": "loading",
     "mini_path": "mini",
     "reconstruct": "compression.reconstruct",
+    "show": "shown",
     "slim": "compression.slim",
 }
 
@@ -58,6 +60,7 @@ __all__ = [
     "load",
     "mini_path",
     "reconstruct",
+    "show",
     "slim",
 ]
 

@@ -49,7 +49,7 @@ def check_checkpoint(folder: Path) -> list[StoredTensor]:
         FileNotFoundError: There are no safetensors weights, or a shard is missing.
         ValueError: A shard is truncated or not safetensors, or its tensors overlap.
     """
-    return [tensor for shard in _shards(folder) for tensor in _read_shard(shard)]
+    return [tensor for shard in _shards(folder) for tensor in read_shard(shard)]
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -79,7 +79,12 @@ def _shards(folder: Path) -> list[Path]:
     return shards
 
 
-def _read_shard(shard: Path) -> list[StoredTensor]:
+def read_shard(shard: Path) -> list[StoredTensor]:
+    """Return the tensors of one safetensors file after checking that it is whole.
+
+    Raises:
+        ValueError: It is truncated or not safetensors, or its tensors overlap.
+    """
     header, data_start = read_header(shard)
     tensors = [
         _stored(shard, name, entry, data_start)
@@ -133,7 +138,8 @@ def _stored(shard: Path, name: str, entry: Any, data_start: int) -> StoredTensor
 def belongs(key: str, model: PreTrainedModel) -> bool:
     """Say whether a tensor that a model does not read is of its own kind, and not of a head."""
     first, *_ = key.removeprefix(f"{model.base_model_prefix}.").split(".")
-    return first in dict(model.named_children()) and not is_left_out(key)
+    own = {**dict(model.named_children()), **dict(model.base_model.named_children())}
+    return first in own and not is_left_out(key)
 
 
 def is_left_out(key: str) -> bool:

@@ -26,7 +26,7 @@ from .encoding.inference import (
     is_plain,
     limit_of_call,
 )
-from .encoding.inputs import listed
+from .encoding.inputs import listed, streamed
 from .encoding.precision import check_savable
 from .encoding.prefix import depends_on_length, forget_lengths
 from .encoding.probe import Shortcuts, model_state, try_shortcuts
@@ -123,10 +123,13 @@ class Encoder(SentenceTransformer):
 
         Yields:
             (at most window, dimension) float32, in the order of the texts.
+
+        Raises:
+            ValueError: `texts` is one text, has no order, or is a table.
         """
         if window < 1:
             raise ValueError(f"window={window} must be at least 1")
-        waiting = iter(texts)
+        waiting = iter(streamed(texts))
         while part := list(islice(waiting, window)):
             yield self.encode(part, **kwargs)
 
@@ -307,6 +310,15 @@ class Encoder(SentenceTransformer):
         """
         check_savable(self)
         super().save(path, *args, **kwargs)
+
+    def push_to_hub(self, repo_id: str, *args: Any, **kwargs: Any) -> str:
+        """Upload the folder as `SentenceTransformer` does.
+
+        Raises:
+            ValueError: The weights are held in 8 or 4 bits; no repository was made.
+        """
+        check_savable(self)
+        return super().push_to_hub(repo_id, *args, **kwargs)
 
     def _create_model_card(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Write the card as `SentenceTransformer` does, naming the class that loads the folder."""

@@ -99,8 +99,10 @@ def _fit(value: Any, hint: Any, name: str) -> Any:
 
 
 def _branch(value: Any, choices: tuple[Any, ...]) -> Any:
-    """Return the branch of a union that a value is checked by: None has its own."""
+    """Return the branch of a union that a value is checked by: None and lists have their own."""
     wanted = [choice for choice in choices if (choice is type(None)) == (value is None)]
+    if isinstance(value, (list, tuple)):
+        wanted = [choice for choice in wanted if get_origin(choice) is tuple] or wanted
     return wanted[0] if wanted else choices[0]
 
 

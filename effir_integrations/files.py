@@ -194,15 +194,25 @@ def read_json(path: Path, expected: str) -> dict[str, Any]:
         FileNotFoundError: There is no such file.
         ValueError: It is not a JSON object.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there; expected {expected}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); expected {expected}") from error
+    content = read_any_json(path, expected)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no JSON object; expected {expected}")
     return content
+
+
+def read_any_json(path: Path, expected: str) -> Any:
+    """Read JSON of any kind.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not JSON.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; expected {expected}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); expected {expected}") from error
 
 
 def file_sha256(path: Path) -> str:

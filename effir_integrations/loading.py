@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +11,13 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from .architectures import find
 from .checkpoint import check_checkpoint
-from .config_file import blamed_on_config, check_config
+from .config_file import blamed_on_config, check_folder, check_tokenizer
 from .encoder import Encoder, transformer_model
 from .encoding.inference import TEXT_ONLY
 from .encoding.precision import loading_options, quantise
+from .encoding.prefix import steady_length
 from .encoding.probe import sees_left_only
-from .encoding.shapes import Shapes
-from .files import inside
+from .encoding.shapes import LENGTHS, Shapes
 from .mini import MINI, mini_path
 from .tokenization import check_length, prepare_tokenizer, token_limit
 from .transformer import CheckedTransformer
@@ -67,7 +66,8 @@ def load(
         precision: How an encoder that is only to encode computes, instead of `dtype`: one of
             `PRECISIONS`, such as auto for the fastest that the hardware has.
         compile: Run one warm-up for each of a few batch shapes with `torch.compile`; worth it for
-            long work. Minutes on a CPU.
+            long work. Minutes on a CPU. Texts are padded, so not for lengths at which frequencies
+            depend on the length.
         max_length: In tokens, at most the model's positions; None keeps the model's own.
         pooling: Of a bare model only, as in `Pooling`.
         prompts: Name -> text put in front, for a bare model or over the folder's own.
@@ -83,6 +83,7 @@ def load(
     if max_length is not None:
         check_length(max_length)
     name = find_source(name)
+    check_tokenizer(transformer_folder(Path(name)))
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
     with blamed_on_config(_config_place(name)):
@@ -131,12 +132,27 @@ def _precision_options(
 
 def _compile(encoder: Encoder) -> None:
     """Compile the model for every padded length that its texts can have."""
-    encoder.shapes = Shapes(batch_tokens=encoder.batch_tokens)
-    transformer_model(encoder).compile(dynamic=False)
+    shapes = Shapes(batch_tokens=encoder.batch_tokens)
     limit = encoder.max_seq_length or encoder.tokenizer.model_max_length
+    _check_padding(transformer_model(encoder).config, shapes, limit)
+    encoder.shapes = shapes
+    transformer_model(encoder).compile(dynamic=False)
     word = next(iter(encoder.tokenizer.get_vocab()))
     for length in encoder.shapes.lengths(limit):
         encoder.encode([" ".join([word] * length)])
+
+
+def _check_padding(config: PretrainedConfig, shapes: Shapes, limit: int) -> None:
+    """Refuse to pad texts to lengths at which the model computes something else."""
+    longest, steady = shapes.tokens(limit), steady_length(config)
+    if longest > steady:
+        fitting = [length for length in LENGTHS if length <= steady]
+        shorter = f"give max_length={fitting[-1]} at most, or " if fitting else ""
+        raise ValueError(
+            f"compile=True pads texts of up to {limit} tokens to {longest}, and the rotary "
+            f"frequencies of this {config.model_type} change beyond {steady}; {shorter}load it "
+            "without compile"
+        )
 
 
 def find_architecture(
@@ -206,7 +222,7 @@ def find_source(model: str | Path) -> str:
 
     Raises:
         FileNotFoundError: It is no model folder, or a weight file is missing.
-        ValueError: A weight file or the config is damaged, or a module lies outside of the folder.
+        ValueError: A weight file or a JSON file is damaged, or a module lies outside of the folder.
     """
     name, path = str(model), Path(model)
     if name == MINI and not path.exists():
@@ -224,10 +240,7 @@ def find_source(model: str | Path) -> str:
             f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
             "Transformers model folder"
         )
-    if (path / "modules.json").is_file():
-        for module in json.loads((path / "modules.json").read_text(encoding="utf-8")):
-            inside(path, module["path"])
-    check_config(transformer_folder(path))
+    check_folder(path, transformer_folder(path))
     check_checkpoint(transformer_folder(path))
     return name
 

@@ -51,10 +51,11 @@ def check_report(model: Any, report: Mapping[str, Collection[Any]], name: str) -
 
     Raises:
         ValueError: Weights are missing, have another shape, or are not read although they belong to
-            the base model; heads, poolers and what old versions computed may be there or not.
+            the model; where it has no head, heads, poolers and what old versions computed may be
+            there or not.
     """
-    kind = type(model).__name__
-    missing = sorted(key for key in report["missing_keys"] if not is_left_out(key))
+    kind, has_head = type(model).__name__, model.base_model is not model
+    missing = sorted(key for key in report["missing_keys"] if has_head or not is_left_out(key))
     unread = sorted(report["unexpected_keys"])
     if missing:
         others = f" (it holds {_some(unread)}, which that class has not)" if unread else ""
@@ -86,10 +87,15 @@ def check_finite(tensors: Mapping[str, torch.Tensor], name: str) -> None:
     """
     bad = [key for key, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
-        raise ValueError(
-            f"{name} has weights that are NaN or infinite: {_some(bad)}; copy or download the "
-            "checkpoint again, or load the one before training diverged"
-        )
+        raise not_finite(bad, name)
+
+
+def not_finite(bad: list[str], name: str) -> ValueError:
+    """Return the refusal of a checkpoint by the weights that make all of it useless."""
+    return ValueError(
+        f"{name} has weights that are NaN or infinite: {_some(bad)}; copy or download the "
+        "checkpoint again, or load the one before training diverged"
+    )
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -82,6 +82,20 @@ def test_a_tensor_that_no_shard_holds_is_named(tmp_path):
     refused(tmp_path, f"lacks 1 weights of LlamaModel: {name}")
 
 
+@pytest.mark.parametrize("place", ["../outside.safetensors", "sub/x.safetensors", "/x.safetensors"])
+def test_a_shard_that_lies_elsewhere_is_refused(tmp_path, place):
+    folder = tmp_path / "model"
+    tiny_model("llama").save_pretrained(folder, max_shard_size="20KB")
+    tiny_tokenizer().save_pretrained(folder)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    name, shard = next(iter(index["weight_map"].items()))
+    (folder / shard).rename(tmp_path / "outside.safetensors")
+    index["weight_map"][name] = place
+    path.write_text(json.dumps(index))
+    refused(folder, f"{path} names '{place}', which is no file beside it; put all shards into one")
+
+
 def test_a_layer_that_the_config_leaves_out_is_refused(bert):
     config = json.loads((bert / "config.json").read_text())
     (bert / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))

@@ -298,16 +298,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no settings; write lines such as `model: NAME`")
     return content
-
-
-def show(folder: Path, *, as_json: bool) -> Any:
-    """Return what `effir show` prints of a folder: a table, or a dictionary for JSON."""
-    console.quiet_libraries()
-    content = console.describe_folder(folder)
-    if as_json:
-        return content
-    if content["kind"] == "plan":
-        return console.plan_table(PruningPlan.load(folder))
-    if content["kind"] == "importance":
-        return console.importance_table(ImportanceReport.load(folder))
-    return console.model_table(content)

@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..artifacts import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
-from ..files import FULL, folder_bytes
+from ..artifacts import ImportanceReport, PruningPlan
+from ..files import FULL
+from ..shown import plan_summary, plan_table
 
 DONE, BUG, BAD_INPUT, BROKEN, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXIT_CODES = """Exit codes: 0 done; 1 a fault of effir itself; 2 input or settings that will not do;
@@ -116,134 +117,6 @@ def quiet_libraries() -> None:
 def print_json(content: Any) -> None:
     """Print one JSON document on standard output."""
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def importance_table(report: ImportanceReport) -> Table:
-    """Lay out the importance of every sublayer: 1 - cosine, mean over tokens."""
-    table = Table(title=f"Importance of the sublayers of {_short(report.base.name)} (eq. 3)")
-    for name in ("layer", "attention", "MLP", "block"):
-        table.add_column(name, justify="right")
-    rows = zip(report.attention, report.mlp, report.block, strict=True)
-    for layer, scores in enumerate(rows):
-        table.add_row(str(layer), *("-" if x is None else f"{x:.4f}" for x in scores))
-    return table
-
-
-def plan_table(plan: PruningPlan, report: ImportanceReport | None = None) -> Table:
-    """Lay out what goes and what stays, layer by layer."""
-    base, widths = plan.base, plan.mlp_widths
-    gone = {*base.dropped_attention, *plan.drop_attention}
-    share = plan.parameters / base.parameters
-    table = Table(
-        title=f"{_short(base.name)}: {base.parameters:,} parameters without LM head "
-        f"-> {plan.parameters:,} ({share:.1%})",
-        show_footer=True,
-    )
-    table.add_column("layer", "all", justify="right")
-    kept = base.layers - len(gone)
-    table.add_column("attention", f"{kept} of {base.layers}", justify="right")
-    total = f"{sum(base.mlp_widths):,} -> {sum(widths):,}"
-    table.add_column("MLP width", total, justify="right")
-    if report is not None:
-        table.add_column("MLP score", justify="right")
-        table.add_column("attention score", justify="right")
-    table.add_column("parameters", f"{base.parameters:,} -> {plan.parameters:,}", justify="right")
-    for layer in range(base.layers):
-        table.add_row(*_plan_row(plan, report, layer, layer in gone))
-    return table
-
-
-def _plan_row(
-    plan: PruningPlan, report: ImportanceReport | None, layer: int, no_attention: bool
-) -> list[str]:
-    base = plan.base
-    before, after = base.mlp_widths[layer], plan.mlp_widths[layer]
-    mlp = base.mlp_parameters[layer]
-    if layer in plan.drop_mlp:
-        mlp = 0
-    else:
-        mlp -= (before - after) * base.neuron_parameters
-    attention = 0 if no_attention else base.attention_parameters[layer]
-    width = f"{before:,}" if before == after else f"{before:,} -> {after:,}"
-    row = [str(layer), "dropped" if no_attention else "kept"]
-    row.append(width if after else f"{before:,} -> dropped")
-    if report is not None:
-        scores = (report.mlp[layer], report.attention[layer])
-        row += ["-" if score is None else f"{score:.4f}" for score in scores]
-    total = base.attention_parameters[layer] + base.mlp_parameters[layer]
-    now = attention + mlp
-    row.append(f"{total:,}" if now == total else f"{total:,} -> {now:,}")
-    return row
-
-
-def plan_summary(plan: PruningPlan) -> dict[str, Any]:
-    """Return the figures of a plan for `--json`."""
-    return {
-        "base": plan.base.name,
-        "family": plan.base.family,
-        "drop_mlp": plan.drop_mlp,
-        "drop_attention": plan.drop_attention,
-        "mlp_widths_before": plan.base.mlp_widths,
-        "mlp_widths": plan.mlp_widths,
-        "parameters_before": plan.base.parameters,
-        "parameters": plan.parameters,
-    }
-
-
-def describe_folder(folder: Path) -> dict[str, Any]:
-    """Return what `show` prints of a run folder or a model folder, without loading weights.
-
-    Raises:
-        FileNotFoundError: It is neither.
-        ValueError: The model's family is not supported.
-    """
-    if (folder / PLAN_FILE).is_file():
-        return {"kind": "plan", **plan_summary(PruningPlan.load(folder))}
-    if (folder / IMPORTANCE_FILE).is_file():
-        report = ImportanceReport.load(folder)
-        return {"kind": "importance", "base": report.base.name, "block": report.block,
-                "attention": report.attention, "mlp": report.mlp}  # fmt: skip
-    from ..compression.from_disk import identity_on_disk
-    from ..compression.history import read_history
-    from ..loading import find_folder
-
-    place = find_folder(folder)
-    identity = identity_on_disk(place)
-    return {
-        "kind": "model",
-        "model": str(folder),
-        "family": identity.family,
-        "layers": identity.layers,
-        "hidden_size": identity.hidden_size,
-        "mlp_widths": identity.mlp_widths,
-        "dropped_attention": identity.dropped_attention,
-        "parameters": identity.parameters,
-        "bytes": folder_bytes(place),
-        "history": read_history(place),
-    }
-
-
-def model_table(description: dict[str, Any]) -> Table:
-    """Lay out the layers of a model folder."""
-    history = description["history"] or {}
-    before = history.get("mlp_widths_before", description["mlp_widths"])
-    table = Table(
-        title=f"{_short(description['model'])}: {description['family']}, "
-        f"{description['parameters']:,} parameters without LM head, "
-        f"{description['bytes'] / 1e6:,.1f} MB",
-        caption=f"pruned from {_short(history['base'])}" if history else None,
-    )
-    for name in ("layer", "attention", "MLP width"):
-        table.add_column(name, justify="right")
-    for layer, width in enumerate(description["mlp_widths"]):
-        attention = "dropped" if layer in description["dropped_attention"] else "kept"
-        was = "" if before[layer] == width else f" (was {before[layer]:,})"
-        table.add_row(str(layer), attention, (f"{width:,}" if width else "dropped") + was)
-    return table
-
-
-def _short(name: str) -> str:
-    return Path(name).name or name
 
 
 def show(content: Any, as_json: bool, quiet: bool) -> None:

@@ -95,10 +95,11 @@ def show_command(
 ) -> None:
     """Draw the layers of a model or run folder: what is there, how wide, what went."""
     with plain_errors(debug):
-        from .commands import show
+        from ..shown import show
 
-        content = show(folder, as_json=as_json)
-        console.show(content, as_json, quiet=False)
+        console.quiet_libraries()
+        shown = show(folder)
+        console.show(shown.values if as_json else shown.table, as_json, quiet=False)
 
 
 @app.command(name="demo")

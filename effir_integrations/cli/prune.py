@@ -54,6 +54,7 @@ def analyze_command(
 ) -> None:
     """Measure how important every attention, MLP and block is (equation 3)."""
     with plain_errors(debug):
+        from ..shown import importance_table
         from .commands import run_analyze
 
         report = run_analyze(
@@ -67,9 +68,7 @@ def analyze_command(
             force=force,
             show_progress=not (quiet or as_json),
         )
-        console.show(
-            report.to_json() if as_json else console.importance_table(report), as_json, quiet
-        )
+        console.show(report.to_json() if as_json else importance_table(report), as_json, quiet)
 
 
 @app.command(name="drop")

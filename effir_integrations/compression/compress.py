@@ -16,7 +16,7 @@ from ..identity import BaseIdentity
 from ..loading import find_architecture, load
 from .analyze import analyze
 from .drop import DropConfig, drop
-from .export import export
+from .export import export, saved_bytes
 from .reconstruct import ReconstructConfig, check_plan, reconstruct
 
 
@@ -147,6 +147,7 @@ def compress(
             loaded.
         FileNotFoundError: The model or the calibration texts are not there.
         FileExistsError: `out` holds something and `force` was not given, or files of others.
+        OSError: The disk has no room for the base; known before texts run through it.
         RuntimeError: A stage found its own result wrong; nothing is left behind.
     """
     config = config or CompressConfig()
@@ -160,8 +161,10 @@ def compress(
             seed=config.seed,
         )
         encoder = load(model, dtype=config.dtype)
-        plan, report = _plan(encoder, str(model), calibration, config, show_progress)
-        made = export(encoder, plan, out, force=force)
+        # no more than the base takes will be written
+        with claimed(Path(out), force=force, needed_bytes=saved_bytes(encoder)):
+            plan, report = _plan(encoder, str(model), calibration, config, show_progress)
+            made = export(encoder, plan, out, force=force)
     return Compressed(encoder=made, plan=plan, report=report)
 
 

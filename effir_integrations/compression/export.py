@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from sentence_transformers.util import batch_to_device
 
 from ..architectures import is_causal
 from ..artifacts import PruningPlan
+from ..config_file import check_tokenizer, read_modules
 from ..encoder import Encoder, transformer_model
 from ..encoding.inference import TEXT_ONLY
 from ..files import claimed, inside, new_folder, read_json, write_json
@@ -29,6 +29,7 @@ from ..tokenization import (
 from .apply import apply, check_code, least_cosine
 from .history import history_of, write_history
 from .masking import masked
+from .shards import check_file_finite
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -188,14 +189,16 @@ def export_from_disk(
 
     Raises:
         FileExistsError: `out` holds something and `force` was not given, or files of others.
-        ValueError: The plan is of another base, a shard is truncated, a file of the source lies
-            outside of it, `out` holds the source or lies in it, or another process writes there.
+        ValueError: The plan is of another base, a shard is truncated, a weight is NaN or infinite,
+            a file of the source lies outside of it, `out` holds the source or lies in it, or
+            another process writes there.
         OSError: The disk is full.
     """
     from .from_disk import check_plan_fits_disk, rewrite_checkpoint, rewritten_bytes
 
     source, out = find_folder(source), Path(out)
     weights = transformer_folder(source)
+    check_tokenizer(weights)
     with ExitStack() as stack:
         stack.enter_context(claimed(out, force=force, sources=[source]))
         check_plan_fits_disk(weights, plan)
@@ -223,13 +226,15 @@ def _copy_sidecars(source: Path, weights: Path, out: Path) -> None:
         for folder in (weights, source):
             if (folder / name).is_file():
                 shutil.copyfile(inside(folder, name), out / name)
-    modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
+    modules = read_modules(source)
     modules[0]["path"] = ""
     for module in modules[1:]:
         if module["path"]:
             folder = inside(source, module["path"])
             for path in folder.rglob("*"):
                 inside(source, path.relative_to(source))
+                if path.suffix == ".safetensors":
+                    check_file_finite(path)
             shutil.copytree(folder, out / module["path"])
     write_json(out / "modules.json", modules)
     _write_limit(AutoTokenizer.from_pretrained(weights), _table_positions(weights), out)

@@ -92,7 +92,8 @@ def rewrite_checkpoint(
     Raises:
         FileNotFoundError: The config, the weights, a shard or `out` are missing.
         FileExistsError: `out` holds a checkpoint.
-        ValueError: The plan is of another base, or as `identity_on_disk`.
+        ValueError: The plan is of another base, a weight is NaN or infinite, or as
+            `identity_on_disk`.
         OSError: The disk is full.
         RuntimeError: What was written is not what should have been.
     """

@@ -110,9 +110,9 @@ def heal(
         check_apart(out, [source_of(encoder), *sources])
         if not is_main_process():
             check_target(out, force=force)
-            return _train(encoder, stage, run, out, history, force)
+            return _train(encoder, stage, run, out, history, before, force)
         with claimed(out, force=force, needed_bytes=saved_bytes(encoder)):
-            return _train(encoder, stage, run, out, history, force)
+            return _train(encoder, stage, run, out, history, before, force)
 
 
 def _train(
@@ -121,11 +121,11 @@ def _train(
     run: Callable[[Path], list[dict[str, float]]],
     out: Path,
     history: Mapping[str, Any],
+    before: str,
     force: bool,
 ) -> SentenceTransformer:
     config: Any = stage.config
     model: Any = transformer_model(encoder)
-    before = BaseIdentity.of(model).fingerprint
     work, dtype = work_folder(out), model.dtype
     prepare_work(work, stage.manifest(encoder), force=force)
     dtypes = _choose_trained(encoder, config)

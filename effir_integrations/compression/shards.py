@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +15,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..checkpoint import INDEX, SINGLE, StoredTensor, check_checkpoint
+from ..checkpoint import INDEX, SINGLE, StoredTensor, check_checkpoint, read_shard
+from ..transformer import not_finite
 
 DTYPES = {
     "F64": torch.float64,
@@ -26,9 +25,9 @@ DTYPES = {
     "BF16": torch.bfloat16,
 }
 """The dtypes that weights are stored in, as safetensors spells them."""
-_COPY_BYTES = 1 << 26
-_BUFFER_BYTES = 1 << 17  # larger ones leave the processor's cache and are slower
-_NO_KERNEL_COPY = (errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
+_EXPONENTS = {"F64": 0x7FF << 52, "F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}
+"""The bits that are all set in a number that is NaN or infinite, and in no other."""
+_BLOCK_BYTES = 1 << 18  # larger ones leave the processor's cache and are slower
 _SAMPLES = 5
 _SAMPLE_BYTES = 4096
 
@@ -141,6 +140,7 @@ def write_shards(shards: Sequence[Shard], out: Path, *, show_progress: bool = Fa
     Raises:
         OSError: The disk is full.
         RuntimeError: A source file became shorter meanwhile.
+        ValueError: A tensor holds NaN or infinite numbers.
     """
     total = sum(tensor.nbytes for shard in shards for tensor in shard.tensors)
     with tqdm(
@@ -201,69 +201,76 @@ def _check_samples(written: StoredTensor, source: StoredTensor) -> None:
                 )
 
 
+def check_file_finite(file: Path) -> None:
+    """Refuse a safetensors file whose floats are NaN or infinite, a block at a time.
+
+    Raises:
+        ValueError: Some are, or the file is damaged.
+    """
+    for stored in read_shard(file):
+        if stored.dtype in DTYPES:
+            tensor = PlannedTensor(
+                name=stored.name, dtype=stored.dtype, shape=stored.shape, source=stored
+            )
+            for _ in _finite_blocks(tensor):
+                pass
+
+
 def _write_tensor(target: io.FileIO, tensor: PlannedTensor) -> Iterator[int]:
     """Write one tensor and yield the bytes done so far, in steps."""
+    for block in _finite_blocks(tensor):
+        _write_all(target, block.data)
+        yield block.nbytes
+
+
+def _finite_blocks(tensor: PlannedTensor) -> Iterator[np.ndarray]:
+    """Yield the elements of a tensor after a look at each."""
+    exponent = np.array(_EXPONENTS[tensor.dtype], _bits(tensor.dtype))
+    for block in _blocks(tensor):
+        if ((block & exponent) == exponent).any():
+            raise _not_finite(tensor)
+        yield block
+
+
+def _blocks(tensor: PlannedTensor) -> Iterator[np.ndarray]:
+    """Yield the elements of a tensor in order, as integers of their size."""
+    bits = _bits(tensor.dtype)
     if tensor.values is not None:
         values = tensor.values.detach().to("cpu", DTYPES[tensor.dtype]).flatten()
-        _write_all(target, values.view(torch.uint8).numpy().data)
+        yield values.view(torch.uint8).numpy().view(bits)
     elif tensor.source is None:
         raise RuntimeError(f"{tensor.name} has neither a source nor values")
     elif tensor.kept is not None:
-        _write_all(target, _slice(tensor.source, tensor.dimension, tensor.kept).data)
+        stored = _read(tensor.source, 0, math.prod(tensor.source.shape))
+        kept = tensor.kept.cpu().numpy()
+        yield stored.reshape(tensor.source.shape).take(kept, axis=tensor.dimension)
     else:
-        with tensor.source.file.open("rb", buffering=0) as source:
-            yield from _copy_range(source, target, tensor.source.start, tensor.nbytes)
-        return
-    yield tensor.nbytes
+        count, step = math.prod(tensor.shape), _BLOCK_BYTES // bits.itemsize
+        for first in range(0, count, step):
+            yield _read(tensor.source, first, min(step, count - first))
 
 
-def _slice(source: StoredTensor, dimension: int, kept: torch.Tensor) -> np.ndarray:
-    """Return the kept part of a stored tensor; elements are moved as integers, whatever dtype."""
-    elements = np.fromfile(
-        source.file,
-        dtype=f"u{DTYPES[source.dtype].itemsize}",
-        count=math.prod(source.shape),
-        offset=source.start,
-    )
-    if elements.size != math.prod(source.shape):
+def _read(source: StoredTensor, first: int, count: int) -> np.ndarray:
+    """Read some elements of a stored tensor, as integers of their size."""
+    bits = _bits(source.dtype)
+    offset = source.start + first * bits.itemsize
+    found = np.fromfile(source.file, bits, count, offset=offset)
+    if found.size != count:
         raise _ended_early(source.file)
-    return elements.reshape(source.shape).take(kept.cpu().numpy(), axis=dimension)
+    return found
 
 
-def _copy_range(source: io.FileIO, target: io.FileIO, start: int, nbytes: int) -> Iterator[int]:
-    """Append a byte range inside the kernel where that is possible, else through a small buffer."""
-    done = 0
-    for count in _copy_in_kernel(source, target, start, nbytes):
-        done += count
-        yield count
-    source.seek(start + done)
-    buffer = memoryview(bytearray(min(_BUFFER_BYTES, max(nbytes - done, 1))))
-    while done < nbytes:
-        count = source.readinto(buffer[: nbytes - done]) or 0
-        if not count:
-            raise _ended_early(Path(str(source.name)))
-        _write_all(target, buffer[:count])
-        done += count
-        yield count
+def _bits(dtype: str) -> np.dtype:
+    return np.dtype(f"u{DTYPES[dtype].itemsize}")
 
 
-def _copy_in_kernel(source: io.FileIO, target: io.FileIO, start: int, nbytes: int) -> Iterator[int]:
-    """Copy as much as the kernel takes; what is left goes through a buffer."""
-    copy = getattr(os, "copy_file_range", None)
-    done = 0
-    while copy is not None and done < nbytes:
-        try:
-            count = copy(
-                source.fileno(), target.fileno(), min(_COPY_BYTES, nbytes - done), start + done
-            )
-        except OSError as error:
-            if error.errno in _NO_KERNEL_COPY:
-                return
-            raise
-        if not count:
-            return
-        done += count
-        yield count
+def _not_finite(tensor: PlannedTensor) -> ValueError:
+    if tensor.source is not None:
+        return not_finite([tensor.name], str(tensor.source.file.parent))
+    return ValueError(
+        f"the new values of {tensor.name} are NaN or infinite in {tensor.dtype}; make the plan "
+        "for the base in bf16 or fp32"
+    )
 
 
 def _write_all(target: io.FileIO, content: bytes | memoryview) -> None:

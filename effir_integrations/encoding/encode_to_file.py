@@ -23,6 +23,7 @@ from ..files import check_space
 from ..tokenization import cut_to, token_limit
 from .corpus import corpus_pairs, count_texts
 from .fingerprint import encoder_fingerprint
+from .inputs import streamed
 from .progress import Progress
 from .unfinished import State, Unfinished, may_replace, work_folder
 from .vector_files import BYTES_A_NUMBER, check_ending, check_id, ids_path
@@ -111,17 +112,18 @@ def encode_to_file(
     """
     start = time.perf_counter()
     out = Path(os.path.abspath(out))
-    texts = Path(texts) if isinstance(texts, (str, os.PathLike)) else texts
-    check_encode_to_file(texts, out, force=force)
+    given: Path | Iterable[Pair]
+    given = Path(texts) if isinstance(texts, (str, os.PathLike)) else streamed(texts)
+    check_encode_to_file(given, out, force=force)
     settings = _settings(encoder, prompt, normalize_embeddings, truncate_dim, max_length, window)
     begun = State(settings=settings, encoder=encoder_fingerprint(encoder), replaces=force)
     counted = getattr(encoder, "tokens_encoded", None)
     work = Unfinished(out, begun, restart=force)
     try:
         resumed_from = work.state.rows
-        total = _count(texts)
+        total = _count(given)
         _check_room(work, encoder, total)
-        corpus = _Corpus(texts, out)
+        corpus = _Corpus(given, out)
         with work.explained_when_full():
             corpus.skip(work, show_progress)
             _encode_windows(encoder, corpus, work, total, show_progress)

@@ -71,7 +71,8 @@ def score(
     Raises:
         FileExistsError: If `out` exists and `force` was not given.
         FileNotFoundError: If there is no such file or no such model.
-        ValueError: If a line cannot be used, or the model gives no single score for a pair.
+        ValueError: If a line cannot be used, the model gives no single score for a pair, or its
+            weights are missing, NaN, infinite or not those that its config asks for.
         RuntimeError: If a score is not finite.
     """
     out, path = Path(out), _source_path(source)
@@ -124,16 +125,19 @@ def _rows(path: Path) -> Iterator[tuple[TrainingRow, dict[str, Any]]]:
 
 
 def _load(model: str) -> CrossEncoder:
-    from sentence_transformers import CrossEncoder
-
-    from effir_integrations.loading import find_source, read_config
+    from effir_integrations.config_file import check_tokenizer
+    from effir_integrations.loading import find_source, read_config, transformer_folder
+    from effir_integrations.training.cross_encoder import CheckedCrossEncoder
 
     name = find_source(model)
+    check_tokenizer(transformer_folder(Path(name)))
     if not (Path(name) / "modules.json").is_file():
         # Such a model would be given a random head, and a log line.
         _check_head(name, read_config(name))
     try:
-        return CrossEncoder(name, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+        return CheckedCrossEncoder(
+            name, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        )
     except OSError as error:
         reason = " ".join(str(error).split())[:200]
         raise FileNotFoundError(

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 from examples import tiny_encoder
+from tiny import save_bare
 
-from effir_integrations import CompressConfig, compress
+from effir_integrations import CompressConfig, compress, files
 from effir_integrations.calibration import load_calibration
 from effir_integrations.compression import compress as module
 from effir_integrations.compression.apply import apply
@@ -100,3 +101,17 @@ def test_refitting_alone_asks_for_no_multiple(encoder: Encoder, tmp_path: Path) 
     made = compress(base, tmp_path / "out", CompressConfig(drop_mlp=1, keep_neurons=1))
     assert sorted(made.plan.mlp_widths) == [0, 48, 48, 48]
     assert len(made.plan.outputs) == 3
+
+
+def test_a_disk_without_room_is_refused_before_texts_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_bare("bert", tmp_path / "base")
+    usage = files.shutil.disk_usage(tmp_path)._replace(free=10_000_000)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage)
+    ran: list[int] = []
+    monkeypatch.setattr(module, "reconstruct", lambda *_, **__: ran.append(1))
+    with pytest.raises(OSError, match="20 MB are needed but only 10 MB are free"):
+        compress(base, tmp_path / "out", CompressConfig(multiple_of=8), texts=["w1 w2", "w3"])
+    assert not ran
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]

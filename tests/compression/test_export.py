@@ -13,8 +13,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Normalize,
+    Pooling,
+    Transformer,
+)
 from tiny import save_bare, tiny_tokenizer
 
 import effir_integrations.compression.export as export_module
@@ -291,6 +297,24 @@ def test_a_plan_of_another_base_is_refused(tmp_path):
     with pytest.raises(ValueError, match="the weights of .* differ"):
         export_from_disk(tmp_path / "other", plan_for(encoder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["", "3_Dense"])
+def test_weights_that_are_not_finite_are_refused_from_disk_and_nothing_is_left(tmp_path, place):
+    encoder = load(save_bare("bert", tmp_path / "bare"), device="cpu")
+    encoder.append(Dense(32, 16))
+    encoder.save(str(tmp_path / "base"))
+    plan = plan_for(encoder)
+    file = tmp_path / "base" / place / "model.safetensors"
+    tensors = load_file(file)
+    name = "linear.weight" if place else "encoder.layer.2.intermediate.dense.weight"
+    tensors[name][1, 2] = torch.nan
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"NaN or infinite: .*{name};"):
+        load(tmp_path / "base", device="cpu")
+    with pytest.raises(ValueError, match=f"NaN or infinite: {name};"):
+        export_from_disk(tmp_path / "base", plan, tmp_path / "out")
+    assert sorted(os.listdir(tmp_path)) == ["bare", "base"]
 
 
 def test_a_disk_that_fills_up_half_way_leaves_nothing(tmp_path):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import errno
 import json
 import os
 from pathlib import Path
@@ -120,51 +119,42 @@ def test_values_are_cast_as_torch_casts(out: Path) -> None:
     assert torch.equal(written(out)["x"], values.to(torch.bfloat16))
 
 
-@pytest.mark.parametrize("code", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
-def test_copies_through_a_buffer_where_the_kernel_does_not(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch, code: int
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_copied_tensor_that_is_not_finite_is_named(
+    tmp_path: Path, out: Path, dtype: torch.dtype, value: float
 ) -> None:
-    def refuse(*args: Any) -> int:
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(os, "copy_file_range", refuse, raising=False)
-    write_shards(lay_out(copies(source), 10**9), out)
-    assert_content(out)
-
-
-def test_copies_through_a_buffer_where_the_system_has_no_call(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delattr(os, "copy_file_range", raising=False)
-    write_shards(lay_out(copies(source), 10**9), out)
-    assert_content(out)
+    tensor = torch.full((3, 100_001), torch.finfo(dtype).max, dtype=dtype)
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    save_file({"x": tensor}, folder / SINGLE)
+    write_shards(lay_out(copies(folder), 10**9), out)
+    tensor[2, -1] = value
+    save_file({"x": tensor}, folder / SINGLE)
+    with pytest.raises(ValueError, match=f"^{folder} has weights that are NaN or infinite: x; "):
+        write_shards(lay_out(copies(folder), 10**9), out)
 
 
-@pytest.mark.skipif(not hasattr(os, "copy_file_range"), reason="copies through a buffer here")
-def test_a_kernel_copy_that_stops_half_way_is_finished(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = os.copy_file_range
-    calls: list[int] = []
+def test_a_sliced_tensor_may_lose_what_is_not_finite(tmp_path: Path, out: Path) -> None:
+    tensor = torch.ones(3, 4)
+    tensor[1, 2] = torch.nan
+    save_file({"x": tensor}, tmp_path / SINGLE)
+    (stored,) = check_checkpoint(tmp_path)
 
-    def stop(reader: int, writer: int, count: int, start: int) -> int:
-        calls.append(start)
-        return 0 if len(calls) % 3 == 0 else copy(reader, writer, min(count, 50), start)
+    def write(kept: list[int]) -> None:
+        indices = torch.tensor(kept)
+        plan = PlannedTensor(name="x", dtype="F32", shape=(2, 4), source=stored, kept=indices)
+        write_shards(lay_out([plan], 10**9), out)
 
-    monkeypatch.setattr(os, "copy_file_range", stop)
-    write_shards(lay_out(copies(source), 10**9), out)
-    assert_content(out)
+    write([0, 2])
+    with pytest.raises(ValueError, match="NaN or infinite: x"):
+        write([0, 1])
 
 
-def test_a_full_disk_is_not_taken_for_a_missing_kernel_copy(
-    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fill(*args: Any) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "copy_file_range", fill, raising=False)
-    with pytest.raises(OSError, match="No space left"):
-        write_shards(lay_out(copies(source), 10**9), out)
+def test_values_that_overflow_when_they_are_cast_are_named(out: Path) -> None:
+    plan = PlannedTensor(name="x", dtype="F16", shape=(2,), values=torch.tensor([1.0, 1e5]))
+    with pytest.raises(ValueError, match="new values of x are NaN or infinite in F16; make"):
+        write_shards(lay_out([plan], 10**9), out)
 
 
 @pytest.mark.parametrize("sliced", [False, True])

@@ -12,6 +12,7 @@ import pytest
 from tiny import save_bare
 
 from effir_integrations import load
+from effir_integrations.adapters.pyserini.encoders import EffirDocumentEncoder, EffirQueryEncoder
 from effir_integrations.encoding.inputs import listed
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6"]
@@ -84,3 +85,40 @@ def test_what_holds_no_texts_in_an_order_is_refused(encoder, inputs, message):
     with pytest.raises(ValueError, match=message) as error:
         encoder.encode(inputs)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_a_stream_is_read_in_its_order(encoder, vectors, held):
+    np.testing.assert_allclose(
+        np.concatenate(list(encoder.encode_stream(HELD[held], window=2))), vectors, atol=1e-6
+    )
+
+
+NOT_STREAMS = [
+    (None, "inputs is None"),
+    ("w1 w2", "'w1 w2' is one str; give a list"),
+    (set(TEXTS), "a set of 3 has no order"),
+    (TABLE, r"table with the columns \['text', 'title'\]"),
+    (DATASET, r"Dataset is a table with the columns \['text'\]"),
+    ({"a": "w1"}, "is one dict; give a list"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "message"), NOT_STREAMS)
+def test_what_is_no_stream_of_texts_is_refused(encoder, tmp_path, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        list(encoder.encode_stream(inputs))
+    if not isinstance(inputs, str):  # the name of a file there
+        with pytest.raises(ValueError, match=message):
+            encoder.encode_to_file(inputs, tmp_path / "v.npy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_encoder_of_pyserini_reads_what_encode_reads(encoder, vectors):
+    documents, queries = EffirDocumentEncoder(encoder), EffirQueryEncoder(encoder)
+    for held in ("pandas", "Arrow", "datasets"):
+        np.testing.assert_allclose(documents.encode(HELD[held]), vectors, atol=1e-6)
+        np.testing.assert_allclose(queries.encode_batch(HELD[held]), vectors, atol=1e-6)
+    for call in (documents.encode, queries.encode_batch):
+        with pytest.raises(ValueError, match="a set of 3 has no order"):
+            call(set(TEXTS))

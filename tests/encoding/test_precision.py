@@ -83,6 +83,8 @@ def test_quantised_weights_are_refused_before_anything_is_written(folder, precis
     with pytest.raises(ValueError, match=r"in 8 or 4 bits, .* load that folder with it"):
         encoder.save_pretrained(str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="in 8 or 4 bits"):  # and before a repository is made
+        encoder.push_to_hub("me/smaller")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -10,9 +10,11 @@ import torch
 from test_inference import TOLERANCE, random_texts, stock, watch
 from tiny import FAMILIES, save_bare, tiny_model
 
+from effir_integrations import loading
 from effir_integrations.architectures import ARCHITECTURES, is_causal
 from effir_integrations.encoder import transformer_model
 from effir_integrations.encoding.probe import Shortcuts, sees_left_only
+from effir_integrations.encoding.shapes import Shapes
 from effir_integrations.loading import load
 from effir_integrations.surgery import drop_attention
 
@@ -152,6 +154,29 @@ def test_frequencies_that_depend_on_the_length_see_each_text_alone(options, pool
     prompted = encoder.encode(texts, prompt=PROMPT)
     expected = np.stack([fresh(encoder, PROMPT + text) for text in texts])
     np.testing.assert_allclose(prompted, expected, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(("limit", "longest", "steady"), [(32, 32, 16), (20, 32, 24)])
+def test_texts_are_not_padded_to_lengths_that_change_the_frequencies(
+    limit, longest, steady, tmp_path
+):
+    dynamic = {"rope_parameters": DYNAMIC, "max_position_embeddings": steady}
+    save_bare("llama", tmp_path, **dynamic)
+    encoder = load(tmp_path, device="cpu")
+    encoder.max_seq_length = limit
+    message = f"up to {limit} tokens to {longest}, .* change beyond {steady}; load it without"
+    with pytest.raises(ValueError, match=message):
+        loading._compile(encoder)
+    assert encoder.shapes is None
+
+
+def test_fixed_shapes_within_the_steady_lengths_are_let_pass(tmp_path):
+    save_bare("llama", tmp_path, rope_parameters=DYNAMIC, max_position_embeddings=64)
+    config = transformer_model(load(tmp_path, device="cpu")).config
+    shapes = Shapes(batch_tokens=128)
+    loading._check_padding(config, shapes, 64)
+    with pytest.raises(ValueError, match="to 128, .* give max_length=64 at most, or load it"):
+        loading._check_padding(config, shapes, 65)
 
 
 def fresh(encoder, text: str) -> np.ndarray:

@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder
-from tiny import save_bare, tiny_tokenizer
-from transformers import BertConfig, BertForSequenceClassification
+from tiny import save_bare, tiny_model, tiny_tokenizer
+from transformers import BertConfig, BertForSequenceClassification, LlamaForCausalLM
 
+from effir_integrations.loading import load
 from effir_integrations.training import score as score_module
+from effir_integrations.training.cross_encoder import CheckedCrossEncoder
 from effir_integrations.training.examples import load_training
 from effir_integrations.training.score import Scored, score
 
@@ -173,6 +176,63 @@ def test_an_encoder_without_a_head_is_refused_rather_than_given_a_random_one(sou
     folder = save_bare("bert", tmp_path / "encoder")
     with pytest.raises(ValueError, match="is a BertModel, which scores no pairs; give a cross-enc"):
         score(folder, source, tmp_path / "out.jsonl")
+
+
+def spoiled(tmp_path, change, *, as_modules=False):
+    """A cross-encoder whose tensors were edited by `change`."""
+    folder = write_cross_encoder(tmp_path / "spoiled")
+    if as_modules:
+        CrossEncoder(str(folder), device="cpu").save(str(tmp_path / "modules"))
+        folder = tmp_path / "modules"
+        assert (folder / "modules.json").is_file()
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+    return folder
+
+
+LAYER = "bert.encoder.layer.1.output.dense.weight"
+
+
+@pytest.mark.parametrize("as_modules", [False, True])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.pop(LAYER), f"lacks 1 weights of BertForSequenceClassification: {LAYER}"),
+        (lambda x: x.pop("bert.pooler.dense.bias"), "lacks 1 weights .*: bert.pooler.dense.bias"),
+        (lambda x: x.pop("classifier.bias"), "lacks 1 weights of .*: classifier.bias"),
+        (
+            lambda x: x.update({LAYER.replace("1", "2"): x[LAYER].clone()}),
+            r"holds 1 weights that its config leaves out of .*: bert.encoder.layer.2",
+        ),
+        (lambda x: x[LAYER].fill_(torch.nan), f"NaN or infinite: .*{LAYER}"),
+    ],
+)
+def test_weights_that_are_not_the_models_are_refused(source, tmp_path, change, message, as_modules):
+    folder = spoiled(tmp_path, change, as_modules=as_modules)
+    with pytest.raises(ValueError, match=message):
+        score(folder, source, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_checked_weights_make_the_stock_cross_encoder(tmp_path, causal):
+    folder = write_cross_encoder(tmp_path / "reranker")
+    if causal:
+        config = tiny_model("llama").config
+        LlamaForCausalLM(config).save_pretrained(folder)
+    stock = CrossEncoder(str(folder), device="cpu")
+    ours = CheckedCrossEncoder(str(folder), device="cpu")
+    assert [type(module) for module in ours] == [type(module) for module in stock]
+    pairs = [("w1 w2", "w3"), ("w4", "w5 w6 w7")]
+    assert ours.predict(pairs) == pytest.approx(stock.predict(pairs), abs=1e-6)
+
+
+def test_an_embedding_folder_is_refused_rather_than_given_a_random_head(source, tmp_path):
+    load(save_bare("bert", tmp_path / "bare"), device="cpu").save(str(tmp_path / "encoder"))
+    with pytest.raises(ValueError, match="lacks 2 weights of BertForSequenceClassification"):
+        score(tmp_path / "encoder", source, tmp_path / "out.jsonl")
 
 
 def test_pickled_weights_are_refused(source, tmp_path):

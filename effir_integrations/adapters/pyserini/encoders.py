@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...encoding.inputs import listed
 from ..lazy_encoder import LazyEncoder
 from .record import check_same_model
 
@@ -120,7 +121,7 @@ class EffirDocumentEncoder:
         if fp16 and not self._half and isinstance(self._source, str):
             self.lazy = open_encoder(self._source, device=self._device, fp16=True)
             self._half = True
-        bodies = [texts] if isinstance(texts, str) else list(texts)
+        bodies = [texts] if isinstance(texts, str) else listed(texts)
         heads = [titles] if isinstance(titles, str) else list(titles or [None] * len(bodies))
         if len(heads) != len(bodies):
             raise ValueError(f"there are {len(heads)} titles for {len(bodies)} texts; give as many")
@@ -216,6 +217,7 @@ class EffirQueryEncoder:
 
     def encode_batch(self, queries: Sequence[str | Mapping[str, Any]], **_: Any) -> np.ndarray:
         """Return the vectors of queries, texts or dicts with `query`, (queries, dimension)."""
+        queries = listed(queries)
         texts = [
             query if isinstance(query, str) else (query or {}).get("query") for query in queries
         ]

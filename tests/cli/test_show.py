@@ -1,0 +1,43 @@
+"""`show` in Python is what `effir show` prints."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pruned_folder import write_pruned
+from tiny import save_bare
+from verbs import effir, effir_json
+
+import effir_integrations
+from effir_integrations.artifacts import PruningPlan
+from effir_integrations.compression.from_disk import identity_on_disk
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("folders")
+    base = save_bare("llama", folder / "base")
+    PruningPlan(base=identity_on_disk(base), drop_mlp=(1,)).save(folder / "run")
+    (folder / "whole").mkdir()
+    return {
+        "base": base,
+        "run": folder / "run",
+        "pruned": write_pruned("llama", folder / "whole"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("base", "model"), ("pruned", "model"), ("run", "plan")]
+)
+def test_python_and_the_command_line_show_the_same(folders, name, kind):
+    shown = effir_integrations.show(str(folders[name]))
+    assert shown.kind == kind
+    printed = json.loads(json.dumps(shown.values))
+    assert printed == effir_json("show", folders[name])
+    assert str(shown) == effir("show", folders[name]).stdout
+
+
+def test_what_is_no_folder_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        effir_integrations.show(tmp_path / "nowhere")
