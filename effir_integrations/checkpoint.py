@@ -49,7 +49,7 @@ def check_checkpoint(folder: Path) -> list[StoredTensor]:
         FileNotFoundError: There are no safetensors weights, or a shard is missing.
         ValueError: A shard is truncated or not safetensors, or its tensors overlap.
     """
-    return [tensor for shard in _shards(folder) for tensor in _read_shard(shard)]
+    return [tensor for shard in _shards(folder) for tensor in read_shard(shard)]
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -79,7 +79,12 @@ def _shards(folder: Path) -> list[Path]:
     return shards
 
 
-def _read_shard(shard: Path) -> list[StoredTensor]:
+def read_shard(shard: Path) -> list[StoredTensor]:
+    """Return the tensors of one file after checking that it is whole.
+
+    Raises:
+        ValueError: It is truncated or not safetensors, or its tensors overlap.
+    """
     header, data_start = read_header(shard)
     tensors = [
         _stored(shard, name, entry, data_start)
