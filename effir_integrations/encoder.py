@@ -276,7 +276,8 @@ class Encoder(SentenceTransformer):
 
     def _load_module_class_from_ref(self, *args: Any, **kwargs: Any) -> type:
         found = super()._load_module_class_from_ref(*args, **kwargs)
-        return CheckedTransformer if found is Transformer else found
+        # a trainer that goes back to its checkpoint gives the classes, and wants no adapter merged
+        return CheckedTransformer if found is Transformer and not self._module_classes else found
 
     def _check_request(self, inputs: Sequence[Any], truncate_dim: int | None) -> None:
         if set(getattr(self[0], "modality_config", ())) != {"text"}:

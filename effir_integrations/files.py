@@ -59,7 +59,7 @@ def claimed(
     Args:
         out: The folder; a link stands for what it points to.
         force: Its files are to be replaced.
-        sources: Models that it is made of.
+        sources: Models that it is made of; an adapter's base is one as well.
         needed_bytes: About how much will be written.
 
     Raises:
@@ -89,8 +89,10 @@ def check_apart(out: Path, sources: Iterable[str | Path]) -> None:
     Raises:
         ValueError: `out` is one of the folders in `sources`, holds one, or lies in one.
     """
+    from .adapter_folder import with_bases
+
     out = Path(os.path.realpath(out))
-    for source in sources:
+    for source in with_bases(sources):
         place = Path(os.path.realpath(source))
         if not place.is_dir():
             continue

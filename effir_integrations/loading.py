@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from transformers import AutoConfig
 
+from .adapter_folder import CONFIG as ADAPTER
+from .adapter_folder import blamed_on_base, check_merged, find_adapter
+from .adapter_merge import check_not_quantised, with_adapter
 from .architectures import find
 from .checkpoint import check_checkpoint
 from .config_file import blamed_on_config, check_folder, check_tokenizer
@@ -57,7 +61,8 @@ def load(
 
     A Sentence Transformers folder keeps its own pooling, prompts, normalisation and length. A bare
     model gets last-token pooling and an EOS at the end of every text if it is causal (section 4.2),
-    mean pooling if it is not, and unit length.
+    mean pooling if it is not, and unit length. A LoRA adapter is merged into its base, and gets the
+    modules of that where it brings none.
 
     Args:
         name: Folder, name on the hub, or effir-mini, which comes with the package.
@@ -76,8 +81,10 @@ def load(
 
     Raises:
         FileNotFoundError: The folder, the model on the hub or a weight file is missing.
-        ValueError: The family is not supported, a file is truncated, or an argument is unknown.
-        ImportError: A precision needs a package that is not installed.
+        ValueError: The family is not supported, a file is truncated, an argument is unknown, or an
+            adapter is not of its base.
+        ImportError: A precision or an adapter needs a package that is not installed.
+        RuntimeError: An adapter, merged, computes something else.
     """
     options = _precision_options(dtype, precision, device)
     if max_length is not None:
@@ -86,22 +93,7 @@ def load(
     check_tokenizer(transformer_folder(Path(name)))
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
-    with blamed_on_config(_config_place(name)):
-        if _is_sentence_transformer(name, revision):
-            if pooling is not None:
-                raise ValueError(
-                    f"{name} brings its own pooling; leave pooling={pooling!r} out, or load the "
-                    "bare transformer it was made from"
-                )
-            encoder = Encoder(
-                name, device=device, prompts=prompts, model_kwargs=model_kwargs, **shared
-            )
-            _check_transformer(encoder, name)
-        else:
-            modules = _bare_modules(name, pooling, {**model_kwargs, **shared}, shared)
-            encoder = Encoder(
-                modules=modules, device=device, prompts=prompts, similarity_fn_name="cosine"
-            )
+    encoder = _encoder(name, pooling, model_kwargs, shared, device=device, prompts=prompts)
     if max_length is not None:
         token_limit(encoder, max_length)
         encoder.max_seq_length = max_length
@@ -112,6 +104,50 @@ def load(
     if compile:
         _compile(encoder)
     return encoder
+
+
+def _encoder(
+    name: str,
+    pooling: str | None,
+    model_kwargs: dict[str, Any],
+    shared: dict[str, Any],
+    **options: Any,
+) -> Encoder:
+    with blamed_on_config(config_place(name)):
+        if _is_sentence_transformer(name, shared["revision"]):
+            if pooling is not None:
+                raise ValueError(
+                    f"{name} brings its own pooling; leave pooling={pooling!r} out, or load the "
+                    "bare transformer it was made from"
+                )
+            place = _place_of_modules(name, shared["revision"])
+            encoder = Encoder(place, model_kwargs=model_kwargs, **options, **shared)
+            _check_transformer(encoder, name)
+            if place != name:
+                model = transformer_model(encoder)
+                model.name_or_path = model.config.name_or_path = name
+            return encoder
+        find(read_config(name, **shared))
+        adapter = find_adapter(name, revision=shared["revision"])
+        if adapter is None:
+            modules = _bare_modules(name, pooling, {**model_kwargs, **shared}, shared)
+            return Encoder(modules=modules, similarity_fn_name="cosine", **options)
+    check_not_quantised(read_config(name, **shared), model_kwargs, adapter)
+    shared = {**shared, "revision": adapter.base_revision}
+    base = _encoder(find_source(adapter.base), pooling, model_kwargs, shared, **options)
+    return with_adapter(base, adapter)
+
+
+def _place_of_modules(name: str, revision: str | None) -> str:
+    """Return a folder or a hub name as it is, or the copy here of an adapter on the hub.
+
+    Without a config.json beside them, the files of its tokenizer are only found in a folder.
+    """
+    if Path(name).is_dir() or find_adapter(name, revision=revision) is None:
+        return name
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.onnx"])
 
 
 def _precision_options(
@@ -177,13 +213,13 @@ def read_config(
         FileNotFoundError: It is neither a folder here nor a model on the hub that can be read.
         ValueError: The config is damaged.
     """
-    from transformers import AutoConfig
-
-    folder, place = Path(source), _config_place(source)
+    folder, place = Path(source), config_place(source)
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        with blamed_on_config(place):
-            return AutoConfig.from_pretrained(place, **shared)
+        adapter = find_adapter(place, revision=revision)
+        if adapter is None:
+            with blamed_on_config(place):
+                return AutoConfig.from_pretrained(place, **shared)
     except OSError as error:
         if folder.is_dir():
             raise
@@ -191,10 +227,17 @@ def read_config(
             f"there is no folder {folder.absolute()}, and {_hub_answer(source, error)}; give the "
             "folder that holds config.json, or a hub name"
         ) from error
+    with blamed_on_base(adapter):
+        base = find_source(adapter.base)
+        config = read_config(
+            base, revision=adapter.base_revision, trust_remote_code=trust_remote_code
+        )
+    adapter.check_config(config)
+    return config
 
 
-def _config_place(source: str) -> Path | str:
-    """Return the folder where the transformer's config lies, or a hub name as it is."""
+def config_place(source: str) -> Path | str:
+    """Return the folder where the transformer's config or adapter lies, or a hub name as it is."""
     return transformer_folder(Path(source)) if Path(source).is_dir() else source
 
 
@@ -235,13 +278,20 @@ def find_source(model: str | Path) -> str:
                 "holds config.json, or a hub name"
             )
         return name
-    if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+    if not any((path / mark).is_file() for mark in ("config.json", "modules.json", ADAPTER)):
         raise FileNotFoundError(
             f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
             "Transformers model folder"
         )
-    check_folder(path, transformer_folder(path))
-    check_checkpoint(transformer_folder(path))
+    place = transformer_folder(path)
+    check_folder(path, place)
+    adapter = find_adapter(place)
+    if adapter is None:
+        check_checkpoint(place)
+        return name
+    adapter.config(), adapter.weights()
+    with blamed_on_base(adapter):
+        find_source(adapter.base)
     return name
 
 
@@ -250,7 +300,8 @@ def find_folder(model: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: It is no model folder, or a weight file is missing.
-        ValueError: A weight file is damaged, or a module lies outside of the folder.
+        ValueError: A weight file is damaged, a module lies outside of the folder, or the weights
+            are to be merged with an adapter.
     """
     source = find_source(model)
     if not Path(source).is_dir():
@@ -259,13 +310,15 @@ def find_folder(model: str | Path) -> Path:
             f"{source} is a model on the hub and no folder here; download it first (hf download "
             f"{source} --local-dir FOLDER), and give the folder"
         )
+    check_merged(source, transformer_folder(Path(source)))
     return Path(source)
 
 
 def transformer_folder(path: Path) -> Path:
     """Return where config and weights lie: old Sentence Transformers folders use a subfolder."""
-    nested = sorted(folder.parent for folder in path.glob("0_*/config.json"))
-    return path if (path / "config.json").is_file() or not nested else nested[0]
+    marks = ("config.json", ADAPTER)
+    nested = sorted(file.parent for mark in marks for file in path.glob(f"0_*/{mark}"))
+    return path if any((path / mark).is_file() for mark in marks) or not nested else nested[0]
 
 
 def _is_sentence_transformer(name: str, revision: str | None) -> bool:
@@ -287,7 +340,6 @@ def _check_transformer(encoder: Encoder, name: str) -> None:
 def _bare_modules(
     name: str, pooling: str | None, model_kwargs: dict[str, Any], shared: dict[str, Any]
 ) -> list[torch.nn.Module]:
-    find(read_config(name, **shared))
     transformer: Any = CheckedTransformer(
         name,
         model_kwargs=model_kwargs,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from .adapter_folder import blamed_on_base, find_adapter
 from .files import file_sha256
 
 _SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
@@ -20,7 +21,7 @@ class ModelFiles:
     name: str
     """Absolute folder, or name on the hub: what finds the model from any process."""
     identity: str
-    """SHA-256 over the files of a folder, or name and commit on the hub."""
+    """SHA-256 over the files of a folder, or name and commit on the hub; an adapter's base too."""
     revision: str | None
     """Commit on the hub, where it is known."""
 
@@ -32,13 +33,19 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
         FileNotFoundError: There is no such model, here or on the hub, or a weight file is missing.
         ValueError: A weight file is damaged.
     """
-    from .loading import find_source, read_config
+    from .loading import config_place, find_source, read_config
 
     folder = Path(find_source(model))
-    if not folder.is_dir():
-        config = read_config(str(model), revision=revision)
-        commit = getattr(config, "_commit_hash", None) or revision
-        return ModelFiles(name=str(model), identity=f"{model} at {commit}", revision=commit)
+    config = None if folder.is_dir() else read_config(str(model), revision=revision)
+    adapter = find_adapter(config_place(str(folder)), revision=revision)
+    base = ""
+    if adapter is not None:
+        with blamed_on_base(adapter):
+            base = f" on {identify_files(adapter.base, adapter.base_revision).identity}"
+    if config is not None:
+        commit = adapter.commit if adapter else getattr(config, "_commit_hash", None)
+        commit = commit or revision
+        return ModelFiles(name=str(model), identity=f"{model} at {commit}{base}", revision=commit)
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in _SUFFIXES and path.is_file():
@@ -46,7 +53,7 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
             content = _sha256(path, facts.st_size, facts.st_mtime_ns, facts.st_ino)
             digest.update(f"{path.relative_to(folder)} {content}\n".encode())
     return ModelFiles(
-        name=str(folder.resolve()), identity=f"sha256 {digest.hexdigest()}", revision=None
+        name=str(folder.resolve()), identity=f"sha256 {digest.hexdigest()}{base}", revision=None
     )
 
 

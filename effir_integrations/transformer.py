@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
 
+from .adapter_folder import Adapter, blamed_on_base, find_adapter
+from .adapter_merge import check_not_quantised, merge
 from .checkpoint import belongs, is_left_out
 
 
 class CheckedTransformer(Transformer):
-    """Loads as `Transformer` does, and refuses weights that are not those of the model.
+    """Loads as `Transformer` does, refuses weights that are not the model's, merges adapters.
 
     Afterwards it is a `Transformer`: only loading differs, and folders name the class they hold.
     """
@@ -20,6 +22,17 @@ class CheckedTransformer(Transformer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.__class__ = Transformer
+
+    def _load_config(
+        self, model_name_or_path: str, backend: str, config_kwargs: dict[str, Any]
+    ) -> tuple[Any, bool]:
+        adapter = _adapter_at(model_name_or_path, backend, config_kwargs)
+        if adapter is None:
+            return super()._load_config(model_name_or_path, backend, config_kwargs)
+        with blamed_on_base(adapter):
+            config, _ = self._load_config(*_base_of(adapter, config_kwargs, backend))
+        adapter.check_config(config)
+        return config, True
 
     def _load_model(
         self,
@@ -30,6 +43,11 @@ class CheckedTransformer(Transformer):
         is_peft_model: bool,
         **kwargs: Any,
     ) -> Any:
+        if adapter := _adapter_at(model_name_or_path, backend, kwargs):
+            check_not_quantised(config, kwargs, adapter)
+            base, _, kwargs = _base_of(adapter, kwargs, backend)
+            model = self._load_model(base, transformer_task, config, backend, False, **kwargs)
+            return merge(model, adapter)
         given = (model_name_or_path, transformer_task, config, backend, is_peft_model)
         if backend != "torch":
             return super()._load_model(*given, **kwargs)
@@ -39,6 +57,23 @@ class CheckedTransformer(Transformer):
         model, report = loaded
         check_report(model, report, model_name_or_path)
         return model
+
+
+def _adapter_at(name: str, backend: str, kwargs: Mapping[str, Any]) -> Adapter | None:
+    if backend != "torch":
+        return None
+    subfolder = kwargs.get("subfolder") or ""
+    return find_adapter(name, revision=kwargs.get("revision"), subfolder=subfolder)
+
+
+def _base_of(
+    adapter: Adapter, kwargs: dict[str, Any], backend: str
+) -> tuple[str, str, dict[str, Any]]:
+    """Return the arguments of `_load_config` for the base; the others say where the adapter is."""
+    from .loading import config_place, find_source
+
+    place = {"revision": adapter.base_revision, "subfolder": ""}
+    return str(config_place(find_source(adapter.base))), backend, {**kwargs, **place}
 
 
 def check_report(model: Any, report: Mapping[str, Collection[Any]], name: str) -> None:

@@ -105,7 +105,12 @@ texts, index = ["A moss is a plant.", "Ships float."], faiss.IndexFlatIP(256)
     "sentence_transformers_mteb.md": """
 import shutil
 import effir_integrations
+import peft
+import transformers
 shutil.copytree(effir_integrations.mini_path(), "smaller")
+base = transformers.AutoModel.from_pretrained("smaller")
+adapter = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+peft.get_peft_model(base, adapter).save_pretrained("adapter")
 """,
 }
 NEEDS = {

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from .. import modeling  # noqa: F401 - registers the pruned model types
+from ..adapter_folder import check_merged
 from ..architectures import find
 from ..checkpoint import StoredTensor, belongs, check_checkpoint, is_left_out
 from ..identity import BaseIdentity, output_weights
@@ -67,12 +68,11 @@ class StoredBase:
 
 
 def _read_config(folder: Path) -> PretrainedConfig:
+    check_merged(folder, folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"{folder} holds no config.json; give the folder of a Hugging Face checkpoint"
         )
-    if (folder / "adapter_config.json").is_file():
-        raise ValueError(f"{folder} holds an adapter beside the weights; merge it into them first")
     config = AutoConfig.from_pretrained(folder)
     find(config)
     check_config_code(config)

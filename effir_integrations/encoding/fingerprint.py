@@ -40,12 +40,24 @@ def encoder_fingerprint(encoder: Any) -> str:
         _add(digest, type(module).__name__, _without_limit(configured))
     config = getattr(getattr(encoder[0], "model", None), "config", None)
     if config is not None:
-        _add(digest, {k: v for k, v in config.to_dict().items() if k not in _NO_CHOICES})
+        _add(digest, _choices(config))
     _add(digest, _tokenizer_content(encoder.tokenizer))
     for name, value in encoder.state_dict().items():
         for part, tensor in _plain_tensors(name.replace("_orig_mod.", ""), value):
             _add(digest, part, list(tensor.shape), str(tensor.dtype), block_sums(tensor))
     return digest.hexdigest()
+
+
+def differing(first: Any, second: Any) -> list[str]:
+    """Return the keys in which two configs ask for other computations, sorted."""
+    one, other = _choices(first), _choices(second)
+    # whether keys are kept for a next token, which no embedding needs
+    keys = (one.keys() | other.keys()) - {"use_cache"}
+    return sorted(key for key in keys if one.get(key) != other.get(key))
+
+
+def _choices(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key not in _NO_CHOICES}
 
 
 def block_sums(tensor: torch.Tensor) -> list[int]:

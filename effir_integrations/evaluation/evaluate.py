@@ -248,13 +248,15 @@ def _tag(name: str) -> str:
 
 def model_bytes(model: SentenceTransformer, source: SentenceTransformer | str | Path) -> int:
     """Sum the files of the model's folder, or the tensors of a loaded model, which may differ."""
-    if not isinstance(source, str | Path):
-        tensors = model.state_dict().values()
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     from huggingface_hub import snapshot_download
 
-    from effir_integrations.loading import find_source
+    from effir_integrations.adapter_folder import find_adapter
+    from effir_integrations.loading import config_place, find_source
 
+    # of an adapter, most lies in the folder of its base
+    if not isinstance(source, str | Path) or find_adapter(config_place(find_source(source))):
+        tensors = model.state_dict().values()
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     folder = Path(find_source(source))
     if folder.is_dir():
         return folder_bytes(folder)

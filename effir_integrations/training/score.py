@@ -125,15 +125,27 @@ def _rows(path: Path) -> Iterator[tuple[TrainingRow, dict[str, Any]]]:
 
 
 def _load(model: str) -> CrossEncoder:
+    from effir_integrations.adapter_folder import find_adapter
     from effir_integrations.config_file import check_tokenizer
-    from effir_integrations.loading import find_source, read_config, transformer_folder
+    from effir_integrations.loading import (
+        config_place,
+        find_source,
+        read_config,
+        transformer_folder,
+    )
     from effir_integrations.training.cross_encoder import CheckedCrossEncoder
 
     name = find_source(model)
     check_tokenizer(transformer_folder(Path(name)))
-    if not (Path(name) / "modules.json").is_file():
+    config = None if (Path(name) / "modules.json").is_file() else read_config(name)
+    if find_adapter(config_place(name)) is not None:
+        raise ValueError(
+            f"{name} carries an adapter, and only encoders are merged with theirs; merge it with "
+            "peft (merge_and_unload), save that, and give its folder."
+        )
+    if config is not None:
         # Such a model would be given a random head, and a log line.
-        _check_head(name, read_config(name))
+        _check_head(name, config)
     try:
         return CheckedCrossEncoder(
             name, trust_remote_code=False, model_kwargs={"use_safetensors": True}

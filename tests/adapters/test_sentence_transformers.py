@@ -310,6 +310,27 @@ def test_an_adapter_is_trained_and_saved_by_the_name_of_its_base(encoder, folder
     np.testing.assert_allclose(again.encode(TEXTS), vectors, atol=1e-6)
 
 
+def test_the_trainer_loads_the_best_adapter_again(encoder, tmp_path):
+    peft = pytest.importorskip("peft")
+    encoder.add_adapter(
+        peft.LoraConfig(target_modules=["q_proj", "query"], task_type="FEATURE_EXTRACTION")
+    )
+    trainer = train(
+        encoder,
+        tmp_path,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=True,
+        save_strategy="steps",
+        eval_strategy="steps",
+        save_steps=4,
+        eval_steps=4,
+    )
+    assert any("lora" in name for name in encoder.state_dict())
+    best = load(trainer.state.best_model_checkpoint, device="cpu")
+    np.testing.assert_allclose(encoder.encode(TEXTS), best.encode(TEXTS), atol=1e-5)
+
+
 def test_a_cut_dimension_is_used_and_saved(folder, tmp_path):
     cut = Encoder(str(folder), truncate_dim=8, device="cpu")
     assert cut.encode(TEXTS).shape == (4, 8) and cut.get_embedding_dimension() == 8
