@@ -32,8 +32,8 @@ from encode import print_table, ratio, three
 from encode_parts import environment
 from minilm import minilm
 
-from effir_integrations.evaluation.beir import load_beir
-from effir_integrations.evaluation.docstrings import build_docstring_corpus
+from effir_integrations.data.beir import load_beir
+from effir_integrations.demo.docstrings import build_docstring_corpus
 
 MOST_TOKENS = 256
 STOCK = "stock, fp32"

@@ -32,10 +32,10 @@ import torch
 from minilm import MINILM_HELP, minilm
 from sentence_transformers import SentenceTransformer
 
-from effir_integrations.calibration import Calibration, load_calibration
-from effir_integrations.compression.analyze import analyze
-from effir_integrations.encoder import token_batches
-from effir_integrations.loading import load
+from effir_integrations.data.calibration import Calibration, load_calibration
+from effir_integrations.encoder.encoder import token_batches
+from effir_integrations.encoder.loading import load
+from effir_integrations.pruning.analyze import analyze
 
 TIME_TARGET = 1.15
 MEMORY_TARGET = 50.0

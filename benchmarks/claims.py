@@ -26,8 +26,8 @@ from claims_rows import NotMeasured
 from claims_speed import claim_6
 
 from effir_integrations.cli import console
+from effir_integrations.encoder.mini import MINI
 from effir_integrations.files import new_file
-from effir_integrations.mini import MINI
 
 MEASURE: dict[int, Callable[[Lab, Path], Section]] = {
     1: claim_1,

@@ -17,11 +17,11 @@ from claims_texts import content_hash, query_texts, triples
 from claims_variants import FULL, Variant
 
 from effir_integrations import Encoder
-from effir_integrations.artifacts import ImportanceReport
-from effir_integrations.encoder import role_prompt, transformer_model
-from effir_integrations.encoding.search_vectors import search_vectors
+from effir_integrations.encoder.encoder import role_prompt, transformer_model
+from effir_integrations.encoder.search_vectors import search_vectors
+from effir_integrations.encoder.tokenization import cut_to
 from effir_integrations.evaluation.plots import drop_order_heatmap, width_plot
-from effir_integrations.tokenization import cut_to
+from effir_integrations.model.plan import ImportanceReport
 
 KINDS = {"mlp": "MLP", "attention": "attention", "block": "block"}
 POOLINGS = {"last": "last token", "mean": "mean"}

@@ -14,20 +14,20 @@ from claims_variants import FULL, Quality, Variant
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from effir_integrations import Encoder, analyze, export, load
-from effir_integrations.artifacts import IMPORTANCE_FILE, ImportanceReport, PruningPlan
-from effir_integrations.calibration import load_calibration
-from effir_integrations.compression.drop import DropConfig, drop
-from effir_integrations.compression.finetune import FinetuneConfig, finetune
-from effir_integrations.compression.from_disk import identity_on_disk
-from effir_integrations.compression.reconstruct import ReconstructConfig, reconstruct
-from effir_integrations.compression.slim import SlimConfig, slim
-from effir_integrations.encoder import role_prompt, transformer_model
-from effir_integrations.encoding.precision import has_bf16
-from effir_integrations.evaluation.beir import RetrievalData
+from effir_integrations.data.beir import RetrievalData
+from effir_integrations.data.calibration import load_calibration
+from effir_integrations.data.training_examples import TrainingData, load_training
+from effir_integrations.encoder.encoder import role_prompt, transformer_model
+from effir_integrations.encoder.loading import find_architecture, find_source
+from effir_integrations.encoder.model_files import identify_files
+from effir_integrations.encoder.precision import has_bf16
 from effir_integrations.evaluation.evaluate import evaluate
-from effir_integrations.loading import find_architecture, find_source
-from effir_integrations.model_files import identify_files
-from effir_integrations.training.examples import TrainingData, load_training
+from effir_integrations.model.plan import IMPORTANCE_FILE, ImportanceReport, PruningPlan
+from effir_integrations.model.rewrite import identity_on_disk
+from effir_integrations.pruning.drop import DropConfig, drop
+from effir_integrations.pruning.reconstruct import ReconstructConfig, reconstruct
+from effir_integrations.pruning.slim import SlimConfig, slim
+from effir_integrations.training.finetune import FinetuneConfig, finetune
 
 ROWS_FILE = "rows.json"
 

@@ -20,7 +20,7 @@ from claims_variants import Quality, Variant
 from encode import ratio, three
 from encode_parts import Run, take_turns
 
-from effir_integrations.encoding.search_vectors import Kind, search_vectors
+from effir_integrations.encoder.search_vectors import Kind, search_vectors
 
 Contender = tuple[Variant, str]
 """A variant and the precision it runs at."""

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from effir_integrations.evaluation.beir import RetrievalData, load_beir
-from effir_integrations.evaluation.docstrings import build_docstring_corpus
-from effir_integrations.jsonl import read_jsonl
+from effir_integrations.data.beir import RetrievalData, load_beir
+from effir_integrations.data.jsonl import read_jsonl
+from effir_integrations.demo.docstrings import build_docstring_corpus
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _FEWEST_WORDS, _MOST_WORDS = 4, 30

@@ -25,7 +25,7 @@ import numpy as np
 from minilm import MINILM_HELP, minilm
 
 from effir_integrations import load
-from effir_integrations.distributed import ClusterConfig, encode_on_ray
+from effir_integrations.corpus.on_ray import ClusterConfig, encode_on_ray
 
 WORDS = "time water city music river number school paper light animal history language".split()
 

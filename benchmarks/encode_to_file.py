@@ -121,8 +121,8 @@ def encode(model: str, corpus: Path, out: Path, window: int, kill_at: int) -> No
     import torch
 
     from effir_integrations import load
-    from effir_integrations.encoding.corpus import corpus_pairs
-    from effir_integrations.encoding.encode_to_file import encode_to_file
+    from effir_integrations.corpus.to_file import encode_to_file
+    from effir_integrations.data.corpus import corpus_pairs
 
     torch.set_num_threads(1)
 
@@ -177,7 +177,7 @@ def killed_twice(model: Path, corpus: Path, out: Path, window: int, kills: list[
 
 def digests(out: Path) -> list[str]:
     """Return the SHA-256 of a file of vectors and, if it has one, of its ids."""
-    from effir_integrations.encoding.vector_files import ids_path
+    from effir_integrations.data.vector_files import ids_path
     from effir_integrations.files import file_sha256
 
     return [file_sha256(path) for path in (out, ids_path(out)) if path is not None]

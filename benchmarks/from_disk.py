@@ -53,7 +53,7 @@ def make_checkpoint(folder: Path, layers: int, hidden: int, intermediate: int) -
     import torch
     from transformers import MistralConfig, MistralModel
 
-    from effir_integrations.compression.shards import PlannedTensor, lay_out, side_files
+    from effir_integrations.model.shards import PlannedTensor, lay_out, side_files
 
     config = MistralConfig(
         vocab_size=32000,
@@ -87,8 +87,8 @@ def make_checkpoint(folder: Path, layers: int, hidden: int, intermediate: int) -
 
 def rewrite(source: Path, target: Path) -> dict[str, float]:
     """Drop the second half of the MLPs and say what it took."""
-    from effir_integrations.artifacts import PruningPlan
-    from effir_integrations.compression.from_disk import identity_on_disk, rewrite_checkpoint
+    from effir_integrations.model.plan import PruningPlan
+    from effir_integrations.model.rewrite import identity_on_disk, rewrite_checkpoint
 
     after_imports = peak_bytes()
     start = time.perf_counter()
@@ -110,7 +110,7 @@ def rewrite(source: Path, target: Path) -> dict[str, float]:
 
 def copy(source: Path, target: Path) -> dict[str, float]:
     """Copy a file with `cp` and say what it took, after the imports that `rewrite` does."""
-    import effir_integrations.compression.from_disk  # noqa: F401
+    import effir_integrations.model.rewrite  # noqa: F401
 
     os.sync()
     start = time.perf_counter()

@@ -24,18 +24,18 @@ import transformers
 from minilm import MINILM_HELP, minilm
 
 from effir_integrations import analyze, export, load
-from effir_integrations.artifacts import PruningPlan
-from effir_integrations.calibration import Calibration, load_calibration
-from effir_integrations.compression.distill import DistillConfig, distill
-from effir_integrations.compression.drop import DropConfig, drop
-from effir_integrations.compression.finetune import FinetuneConfig, finetune
-from effir_integrations.compression.reconstruct import ReconstructConfig, reconstruct
-from effir_integrations.compression.slim import SlimConfig, slim
-from effir_integrations.encoder import transformer_model
-from effir_integrations.evaluation.beir import RetrievalData, load_beir
+from effir_integrations.data.beir import RetrievalData, load_beir
+from effir_integrations.data.calibration import Calibration, load_calibration
+from effir_integrations.data.training_examples import load_training
+from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.evaluation.evaluate import evaluate
-from effir_integrations.identity import BaseIdentity
-from effir_integrations.training.examples import load_training
+from effir_integrations.model.identity import BaseIdentity
+from effir_integrations.model.plan import PruningPlan
+from effir_integrations.pruning.drop import DropConfig, drop
+from effir_integrations.pruning.reconstruct import ReconstructConfig, reconstruct
+from effir_integrations.pruning.slim import SlimConfig, slim
+from effir_integrations.training.distill import DistillConfig, distill
+from effir_integrations.training.finetune import FinetuneConfig, finetune
 from effir_integrations.training.mine import mine
 
 METHODS = ("plain", "reconstruct", "slim", "slim + reconstruct")

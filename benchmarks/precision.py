@@ -16,8 +16,8 @@ import transformers
 from minilm import MINILM_HELP, minilm
 
 from effir_integrations import Encoder, load
-from effir_integrations.encoding.precision import has_bf16
-from effir_integrations.evaluation.beir import load_beir
+from effir_integrations.data.beir import load_beir
+from effir_integrations.encoder.precision import has_bf16
 from effir_integrations.evaluation.evaluate import evaluate
 
 

@@ -19,9 +19,9 @@ import torch
 import transformers
 from minilm import MINILM_HELP, minilm
 
-from effir_integrations.compression.compress import CompressConfig, compress
-from effir_integrations.evaluation.beir import RetrievalData, load_beir
+from effir_integrations.data.beir import RetrievalData, load_beir
 from effir_integrations.evaluation.evaluate import Evaluation, evaluate
+from effir_integrations.pruning.compress import CompressConfig, compress
 
 
 def arguments() -> argparse.Namespace:

@@ -10,40 +10,40 @@ import importlib
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from . import modeling as _modeling  # noqa: F401 - registers the effir_* model types
+from .model import modeling as _modeling  # noqa: F401 - registers the effir_* model types
 
 if TYPE_CHECKING:
-    from .compression.analyze import analyze
-    from .compression.compress import CompressConfig, compress
-    from .compression.distill import distill
-    from .compression.drop import drop
-    from .compression.export import export
-    from .compression.finetune import finetune
-    from .compression.reconstruct import reconstruct
-    from .compression.slim import slim
-    from .encoder import Encoder
-    from .encoding.space import check_space
+    from .cli.shown import show
+    from .encoder.encoder import Encoder
+    from .encoder.loading import load
+    from .encoder.mini import mini_path
+    from .encoder.space import check_space
     from .evaluation.evaluate import evaluate
-    from .loading import load
-    from .mini import mini_path
-    from .shown import show
+    from .pruning.analyze import analyze
+    from .pruning.compress import CompressConfig, compress
+    from .pruning.drop import drop
+    from .pruning.export import export
+    from .pruning.reconstruct import reconstruct
+    from .pruning.slim import slim
+    from .training.distill import distill
+    from .training.finetune import finetune
 
 _HOMES = {
-    "CompressConfig": "compression.compress",
-    "Encoder": "encoder",
-    "analyze": "compression.analyze",
-    "check_space": "encoding.space",
-    "compress": "compression.compress",
-    "distill": "compression.distill",
-    "drop": "compression.drop",
+    "CompressConfig": "pruning.compress",
+    "Encoder": "encoder.encoder",
+    "analyze": "pruning.analyze",
+    "check_space": "encoder.space",
+    "compress": "pruning.compress",
+    "distill": "training.distill",
+    "drop": "pruning.drop",
     "evaluate": "evaluation.evaluate",
-    "export": "compression.export",
-    "finetune": "compression.finetune",
-    "load": "loading",
-    "mini_path": "mini",
-    "reconstruct": "compression.reconstruct",
-    "show": "shown",
-    "slim": "compression.slim",
+    "export": "pruning.export",
+    "finetune": "training.finetune",
+    "load": "encoder.loading",
+    "mini_path": "encoder.mini",
+    "reconstruct": "pruning.reconstruct",
+    "show": "cli.shown",
+    "slim": "pruning.slim",
 }
 
 __all__ = [

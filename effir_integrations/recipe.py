@@ -17,19 +17,14 @@ from tqdm import tqdm
 
 from .adapters.lazy_encoder import LazyEncoder
 from .cli import console
-from .encoding.precision import PRECISIONS
-from .evaluation.beir import DROP_SAME_ID, RetrievalData, load_beir
+from .data.beir import DROP_SAME_ID, RetrievalData, load_beir
+from .demo.docstrings import build_docstring_corpus
+from .encoder.mini import MINI
+from .encoder.precision import PRECISIONS
 from .evaluation.compare import search_table
-from .evaluation.docstrings import build_docstring_corpus
-from .evaluation.evaluate import (
-    Evaluation,
-    check_model,
-    model_bytes,
-    non_embedding_parameters,
-)
+from .evaluation.evaluate import Evaluation, check_model, model_bytes, non_embedding_parameters
 from .evaluation.retrieval import Run, best, check_run_ids, score, write_run
 from .files import new_folder, read_json, write_json
-from .mini import MINI
 
 DEPTH = 100
 """Documents a query in a run; ask for one more, since a query's own document may be left out."""

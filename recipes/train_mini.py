@@ -24,10 +24,10 @@ from mini.mixture import NAME_PAIRS, RETRIEVAL_PAIRS, Amounts, gather, read_text
 from mini.smoke import gather_smoke
 
 from effir_integrations import distill, finetune, load
-from effir_integrations.compression.distill import DistillConfig
-from effir_integrations.compression.finetune import FinetuneConfig
+from effir_integrations.data.training_examples import load_training
 from effir_integrations.files import new_folder
-from effir_integrations.training.examples import load_training
+from effir_integrations.training.distill import DistillConfig
+from effir_integrations.training.finetune import FinetuneConfig
 
 logger = logging.getLogger("train_mini")
 

@@ -16,8 +16,8 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from tiny import WORDS, save_bare
 
 from effir_integrations import export, load
-from effir_integrations.artifacts import PruningPlan
-from effir_integrations.identity import BaseIdentity
+from effir_integrations.model.identity import BaseIdentity
+from effir_integrations.model.plan import PruningPlan
 
 PROMPTS = {"query": "w50 w51 w52 w53 w54 ", "document": "w55 "}
 TEXTS = ["w1 w2 w3", "", "w4 " * 60, "w9 w7"]

@@ -20,11 +20,11 @@ from tiny import FAMILIES, tiny_model
 from torch import nn
 
 from effir_integrations import Encoder, load
-from effir_integrations.architectures import ARCHITECTURES
-from effir_integrations.artifacts import PruningPlan
-from effir_integrations.compression.apply import apply
-from effir_integrations.encoding import inference
-from effir_integrations.identity import BaseIdentity
+from effir_integrations.encoder import inference
+from effir_integrations.model.apply import apply
+from effir_integrations.model.families import ARCHITECTURES
+from effir_integrations.model.identity import BaseIdentity
+from effir_integrations.model.plan import PruningPlan
 
 POSITIONS = 128
 FULL, SLIDING = "full_attention", "sliding_attention"

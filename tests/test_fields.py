@@ -16,19 +16,19 @@ import torch
 from tiny import save_bare, tiny_model
 
 from effir_integrations import load
-from effir_integrations.artifacts import ImportanceReport, PruningPlan
-from effir_integrations.calibration import load_calibration
-from effir_integrations.compression.compress import CompressConfig
-from effir_integrations.compression.distill import DistillConfig, distill
-from effir_integrations.compression.drop import DropConfig
-from effir_integrations.compression.finetune import FinetuneConfig
-from effir_integrations.compression.history import history_of, read_history
-from effir_integrations.compression.reconstruct import ReconstructConfig
-from effir_integrations.compression.slim import SlimConfig
-from effir_integrations.distributed import ClusterConfig
+from effir_integrations.corpus.on_ray import ClusterConfig
+from effir_integrations.data.calibration import load_calibration
+from effir_integrations.encoder.history import history_of, read_history
 from effir_integrations.files import write_json
-from effir_integrations.identity import BaseIdentity
+from effir_integrations.model.identity import BaseIdentity
+from effir_integrations.model.plan import ImportanceReport, PruningPlan
+from effir_integrations.pruning.compress import CompressConfig
+from effir_integrations.pruning.drop import DropConfig
+from effir_integrations.pruning.reconstruct import ReconstructConfig
+from effir_integrations.pruning.slim import SlimConfig
 from effir_integrations.training.config import TrainConfig
+from effir_integrations.training.distill import DistillConfig, distill
+from effir_integrations.training.finetune import FinetuneConfig
 from effir_integrations.training.losses import LossTerms
 from effir_integrations.training.mine import mine
 

@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from effir_integrations.architectures import ARCHITECTURES
+from effir_integrations.model.families import ARCHITECTURES
 
 FAMILIES = sorted(ARCHITECTURES)
 SIZES = {

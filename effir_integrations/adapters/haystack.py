@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoding.space import check_space
+from ..encoder.space import check_space
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
 from .settings import Hinted, check_expected

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from ..encoder import clean_text, role_prompt
-from ..encoding.fingerprint import encoder_fingerprint
-from ..encoding.precision import PRECISIONS, loading_options
-from ..encoding.search_vectors import Kind, inner_product_is_similarity, search_vectors
-from ..encoding.turns import OneThread, Turns, turns_of
-from ..loading import load
-from ..model_files import identify_files
-from ..tokenization import token_limit
+from ..encoder.encoder import clean_text, role_prompt
+from ..encoder.fingerprint import encoder_fingerprint
+from ..encoder.loading import load
+from ..encoder.model_files import identify_files
+from ..encoder.precision import PRECISIONS, loading_options
+from ..encoder.search_vectors import Kind, inner_product_is_similarity, search_vectors
+from ..encoder.tokenization import token_limit
+from ..encoder.turns import OneThread, Turns, turns_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..dataset_names import HUB_NAME
-from ..encoder import clean_text
-from ..evaluation.beir import RetrievalData, retrieval_data
+from ..data.beir import RetrievalData, retrieval_data
+from ..data.hub import HUB_NAME
+from ..encoder.encoder import clean_text
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
 

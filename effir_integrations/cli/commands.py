@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..artifacts import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
 from ..fields import blamed_on, check_fields
-from ..identity import BaseIdentity
-from ..locks import locked
+from ..files.locks import locked
+from ..model.identity import BaseIdentity
+from ..model.plan import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
 from . import console
 
 if TYPE_CHECKING:
-    from ..compression.compress import Compressed
-    from ..compression.drop import DropConfig
+    from ..pruning.compress import Compressed
+    from ..pruning.drop import DropConfig
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
@@ -81,9 +81,9 @@ def run_analyze(
     Raises:
         ValueError: The folder holds a report of another model or other texts.
     """
-    from ..calibration import load_calibration
-    from ..compression.analyze import analyze
-    from ..loading import find_architecture, load
+    from ..data.calibration import load_calibration
+    from ..encoder.loading import find_architecture, load
+    from ..pruning.analyze import analyze
 
     console.quiet_libraries()
     find_architecture(model)
@@ -118,7 +118,7 @@ def run_drop(
     Raises:
         ValueError: No folder to write to, or it holds a plan already.
     """
-    from ..compression.drop import drop
+    from ..pruning.drop import drop
 
     report = None
     if (Path(source) / IMPORTANCE_FILE).is_file():
@@ -140,9 +140,9 @@ def run_drop(
 
 def identify(model: str) -> BaseIdentity:
     """Return the identity of a model by name, from its files alone where they are on this disk."""
-    from ..compression.from_disk import identity_on_disk
-    from ..encoder import transformer_model
-    from ..loading import find_architecture, load
+    from ..encoder.encoder import transformer_model
+    from ..encoder.loading import find_architecture, load
+    from ..model.rewrite import identity_on_disk
 
     find_architecture(model)
     if Path(model).is_dir():
@@ -175,10 +175,10 @@ def run_reconstruct(
         ValueError: The plan has pruned neurons already.
         FileNotFoundError: The run folder holds neither a plan nor a report.
     """
-    from ..calibration import load_calibration
-    from ..compression.reconstruct import ReconstructConfig, reconstruct
-    from ..compression.recorded_base import base_source
-    from ..loading import load
+    from ..data.calibration import load_calibration
+    from ..encoder.loading import load
+    from ..encoder.recorded_base import base_source
+    from ..pruning.reconstruct import ReconstructConfig, reconstruct
 
     console.quiet_libraries()
     with locked(run):
@@ -236,10 +236,10 @@ def run_export(
     show_progress: bool,
 ) -> PruningPlan:
     """Write the model that the plan of a run folder describes."""
-    from ..compression.export import export, export_from_disk
-    from ..compression.recorded_base import base_source
+    from ..encoder.loading import load
+    from ..encoder.recorded_base import base_source
     from ..files import claimed
-    from ..loading import load
+    from ..pruning.export import export, export_from_disk
 
     console.quiet_libraries()
     plan = PruningPlan.load(run)
@@ -266,7 +266,7 @@ def run_compress(
     Raises:
         ValueError: Both or neither of the two say what to do, or the YAML will not do.
     """
-    from ..compression.compress import CompressConfig, compress
+    from ..pruning.compress import CompressConfig, compress
 
     if config_file is not None:
         if model is not None or _differing(settings, asdict(CompressConfig())):

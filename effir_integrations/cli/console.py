@@ -14,9 +14,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ..artifacts import ImportanceReport, PruningPlan
 from ..files import FULL
-from ..shown import plan_summary, plan_table
+from ..model.plan import ImportanceReport, PruningPlan
+from .shown import plan_summary, plan_table
 
 DONE, BUG, BAD_INPUT, BROKEN, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 EXIT_CODES = """Exit codes: 0 done; 1 a fault of effir itself; 2 input or settings that will not do;

@@ -15,8 +15,8 @@ from .console import plain_errors
 from .options import Debug, Device, EncodingPrecision, Force, Json, MaxLength, Model, Quiet
 
 if TYPE_CHECKING:
-    from ..distributed import ClusterEncoding
-    from ..encoding.encode_to_file import EncodedFile
+    from ..corpus.on_ray import ClusterEncoding
+    from ..corpus.to_file import EncodedFile
 
 
 class Role(str, Enum):
@@ -124,14 +124,14 @@ def _encode_here(
     loading: dict[str, Any],
     options: dict[str, Any],
 ) -> EncodedFile:
-    from ..encoding.corpus import corpus_file
-    from ..encoding.encode_to_file import check_encode_to_file, encode_to_file
+    from ..corpus.to_file import check_encode_to_file, encode_to_file
+    from ..data.corpus import corpus_file
 
     source = corpus_file(corpus, role)
     check_encode_to_file(source, out, force=options["force"])
     _check_device(loading["device"])
-    from ..encoder import role_prompt
-    from ..loading import load
+    from ..encoder.encoder import role_prompt
+    from ..encoder.loading import load
 
     encoder = load(model, **loading)
     if options["prompt"] is None:
@@ -148,8 +148,8 @@ def _encode_on_ray(
     force: bool,
     show_progress: bool,
 ) -> ClusterEncoding:
-    from ..distributed import ClusterConfig, encode_on_ray
-    from ..encoding.corpus import corpus_file
+    from ..corpus.on_ray import ClusterConfig, encode_on_ray
+    from ..data.corpus import corpus_file
 
     if Path(corpus).is_dir() and config["role"] == "query":
         corpus = str(corpus_file(corpus, "query"))

@@ -10,17 +10,7 @@ import typer
 from . import console
 from .app import app
 from .console import plain_errors
-from .options import (
-    Data,
-    Debug,
-    DropSameId,
-    Dtype,
-    Json,
-    MaxLength,
-    Model,
-    Quiet,
-    Split,
-)
+from .options import Data, Debug, DropSameId, Dtype, Json, MaxLength, Model, Quiet, Split
 
 
 @app.command(name="evaluate")
@@ -95,7 +85,7 @@ def show_command(
 ) -> None:
     """Draw the layers of a model or run folder: what is there, how wide, what went."""
     with plain_errors(debug):
-        from ..shown import show
+        from .shown import show
 
         console.quiet_libraries()
         shown = show(folder)
@@ -122,8 +112,8 @@ def demo_command(
     and LlamaIndex.
     """
     with plain_errors(debug):
-        from ..demo import ask_demo, demo
-        from ..demo_questions import answers_table
+        from ..demo.demo import ask_demo, demo
+        from ..demo.questions import answers_table
         from ..evaluation.compare import comparison_table
 
         console.quiet_libraries()

@@ -54,8 +54,8 @@ def analyze_command(
 ) -> None:
     """Measure how important every attention, MLP and block is (equation 3)."""
     with plain_errors(debug):
-        from ..shown import importance_table
         from .commands import run_analyze
+        from .shown import importance_table
 
         report = run_analyze(
             model,
@@ -100,7 +100,7 @@ def drop_command(
 ) -> None:
     """Plan which whole sublayers go (equations 4, 5) and show what that leaves."""
     with plain_errors(debug):
-        from ..compression.drop import DropConfig
+        from ..pruning.drop import DropConfig
         from .commands import parse_count, parse_layers, run_drop
 
         config = DropConfig(

@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..artifacts import PLAN_FILE, PruningPlan
-from ..locks import locked
+from ..files.locks import locked
+from ..model.plan import PLAN_FILE, PruningPlan
 from . import console
 from .commands import plan_so_far
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
-    from ..compression.distill import DistillConfig
-    from ..compression.finetune import FinetuneConfig
-    from ..compression.slim import SlimConfig
-    from ..encoder import Encoder
+    from ..data.calibration import Calibration
+    from ..data.training_examples import TrainingData
+    from ..encoder.encoder import Encoder
+    from ..pruning.slim import SlimConfig
     from ..training.config import TrainConfig
-    from ..training.examples import TrainingData
+    from ..training.distill import DistillConfig
+    from ..training.finetune import FinetuneConfig
 
 SLIM_FOLDER = "slim"
 
@@ -44,12 +44,12 @@ def run_slim(
         ValueError: The plan has pruned neurons already.
         FileNotFoundError: The run folder holds neither a plan nor a report.
     """
-    from ..compression.recorded_base import base_source, recorded_folder
-    from ..compression.slim import BASE_FOLDER, slim
-    from ..encoder import transformer_model
+    from ..encoder.encoder import transformer_model
+    from ..encoder.loading import load
+    from ..encoder.recorded_base import base_source, recorded_folder
     from ..evaluation.plots import width_plot
-    from ..identity import BaseIdentity
-    from ..loading import load
+    from ..model.identity import BaseIdentity
+    from ..pruning.slim import BASE_FOLDER, slim
     from ..training.launch import is_main_process, local_device
     from ..training.stage import Stage, data_record
 
@@ -109,8 +109,8 @@ def run_finetune(
     show_progress: bool,
 ) -> dict[str, Any]:
     """Fine-tune a model folder, or the model that a run folder plans; return its history."""
-    from ..compression.finetune import finetune
-    from ..training.rows import has_scores
+    from ..data.training_rows import has_scores
+    from ..training.finetune import finetune
 
     scored = needs_scores or (config.teacher_weight > 0 and has_scores(train))
     encoder, history = _load_source(source, model, dtype)
@@ -134,10 +134,10 @@ def run_distill(
     show_progress: bool,
 ) -> dict[str, Any]:
     """Distill into a model folder, or the model that a run folder plans; return its history."""
-    from ..compression.distill import distill
-    from ..compression.recorded_base import base_source, check_recorded
-    from ..encoder import transformer_model
-    from ..loading import load
+    from ..encoder.encoder import transformer_model
+    from ..encoder.loading import load
+    from ..encoder.recorded_base import base_source, check_recorded
+    from ..training.distill import distill
     from ..training.launch import local_device
 
     encoder, history = _load_source(source, model, dtype)
@@ -162,11 +162,11 @@ def run_distill(
 
 def _load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, dict[str, Any]]:
     """Return the encoder to train and its history."""
-    from ..compression.apply import apply
-    from ..compression.history import history_at, history_of
-    from ..compression.recorded_base import base_source
-    from ..encoder import transformer_model
-    from ..loading import find_architecture, load
+    from ..encoder.encoder import transformer_model
+    from ..encoder.history import history_at, history_of
+    from ..encoder.loading import find_architecture, load
+    from ..encoder.recorded_base import base_source
+    from ..model.apply import apply
     from ..training.launch import local_device
 
     console.quiet_libraries()
@@ -192,9 +192,9 @@ def _examples(
     scored: bool,
     progress: bool,
 ) -> TrainingData:
-    from ..encoder import role_prompt
-    from ..tokenization import token_limit
-    from ..training.examples import load_training
+    from ..data.training_examples import load_training
+    from ..encoder.encoder import role_prompt
+    from ..encoder.tokenization import token_limit
 
     return load_training(
         source,
@@ -217,8 +217,8 @@ def _texts(
     show_progress: bool,
 ) -> Calibration:
     """Return documents and queries as they are encoded, prompts in front."""
-    from ..calibration import load_calibration
-    from ..encoder import role_prompt
+    from ..data.calibration import load_calibration
+    from ..encoder.encoder import role_prompt
 
     def prompted(texts: Calibration, role: str) -> list[str]:
         return [role_prompt(encoder, role) + text for text in texts.texts]
@@ -234,7 +234,7 @@ def _texts(
 
 
 def _written(out: Path) -> dict[str, Any]:
-    from ..compression.history import HISTORY_FILE
+    from ..encoder.history import HISTORY_FILE
     from ..files import read_json
     from ..training.launch import is_main_process, is_sharded
 

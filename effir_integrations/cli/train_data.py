@@ -74,7 +74,7 @@ def mine_command(
     effir mine MODEL mined.jsonl --data beir/scifact
     """
     with plain_errors(debug):
-        from ..loading import find_architecture, load
+        from ..encoder.loading import find_architecture, load
         from ..training.mine import check_mining, mine
 
         console.quiet_libraries()

@@ -10,13 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from effir_integrations.evaluation.beir import RetrievalData, check_drop_same_id, retrieval_data
-from effir_integrations.evaluation.evaluate import (
-    Evaluation,
-    check_model,
-    evaluate,
-    load_model,
-)
+from effir_integrations.data.beir import RetrievalData, check_drop_same_id, retrieval_data
+from effir_integrations.evaluation.evaluate import Evaluation, check_model, evaluate, load_model
 from effir_integrations.evaluation.retrieval import METRICS
 from effir_integrations.evaluation.speed import Speed, interleaved_speed
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from effir_integrations.encoding.search_vectors import inner_product_is_similarity
-from effir_integrations.evaluation.beir import RetrievalData, check_drop_same_id, retrieval_data
+from effir_integrations.data.beir import RetrievalData, check_drop_same_id, retrieval_data
+from effir_integrations.encoder.search_vectors import inner_product_is_similarity
+from effir_integrations.encoder.tokenization import token_limit
 from effir_integrations.evaluation.retrieval import check_run_ids, rank, score, write_run
 from effir_integrations.evaluation.speed import encode_timed, query_latency
 from effir_integrations.extras import import_extra
 from effir_integrations.files import folder_bytes
-from effir_integrations.tokenization import token_limit
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -140,7 +140,7 @@ def load_model(
     """Load a model that is given by name or folder; hand back one that is loaded."""
     if not isinstance(model, str | Path):
         return model
-    from effir_integrations.loading import load
+    from effir_integrations.encoder.loading import load
 
     return load(str(model), device=device, dtype=dtype, max_length=max_length)
 
@@ -156,7 +156,7 @@ def check_model(model: SentenceTransformer | str | Path, dtype: str, device: str
         FileNotFoundError: If there is no such model, here or on the hub, or weights are missing.
         ValueError: If `dtype` is unknown, or `dtype` or `device` is given for a loaded model.
     """
-    from effir_integrations.loading import DTYPES, find_source, read_config
+    from effir_integrations.encoder.loading import DTYPES, find_source, read_config
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}.")
@@ -179,7 +179,7 @@ def _measure(
     run_path: Path | None,
     show_progress: bool,
 ) -> Evaluation:
-    from effir_integrations.encoder import Encoder
+    from effir_integrations.encoder.encoder import Encoder
 
     name, size = model_name(source), model_bytes(model, source)
     queries, documents = list(data.queries.values()), list(data.documents.values())
@@ -250,8 +250,8 @@ def model_bytes(model: SentenceTransformer, source: SentenceTransformer | str | 
     """Sum the files of the model's folder, or the tensors of a loaded model, which may differ."""
     from huggingface_hub import snapshot_download
 
-    from effir_integrations.adapter_folder import find_adapter
-    from effir_integrations.loading import config_place, find_source
+    from effir_integrations.encoder.loading import config_place, find_source
+    from effir_integrations.encoder.peft_folder import find_adapter
 
     # of an adapter, most lies in the folder of its base
     if not isinstance(source, str | Path) or find_adapter(config_place(find_source(source))):

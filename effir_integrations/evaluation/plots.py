@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from ..artifacts import ImportanceReport, PruningPlan
+    from ..model.plan import ImportanceReport, PruningPlan
 
 _PANELS = {"mlp": "MLP", "attention": "Attention", "block": "Block"}
 _KEPT, _DROPPED, _NEWLY, _ABSENT, _BLANK = range(5)

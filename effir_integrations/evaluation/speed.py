@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from effir_integrations.encoding.search_vectors import Kind, search_vectors
+from effir_integrations.encoder.search_vectors import Kind, search_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

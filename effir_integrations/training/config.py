@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..encoding.precision import has_bf16
+from ..encoder.precision import has_bf16
 from ..fields import check_fields
 
 NO_LOSSES = ("epoch", "grad_norm", "learning_rate")

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from effir_integrations.encoder import role_prompt
+from effir_integrations.data.training_rows import Source, check_new_jsonl, source_kind, source_name
+from effir_integrations.encoder.encoder import role_prompt
 from effir_integrations.extras import import_extra
 from effir_integrations.files import new_file
 from effir_integrations.training.pool import Pool, read_pool
-from effir_integrations.training.rows import Source, check_new_jsonl, source_kind, source_name
 from effir_integrations.training.search import SearchConfig, search
 
 if TYPE_CHECKING:

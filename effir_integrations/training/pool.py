@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
-from effir_integrations.encoder import clean_text
-from effir_integrations.evaluation.beir import load_beir
-from effir_integrations.training.rows import (
+from effir_integrations.data.beir import load_beir
+from effir_integrations.data.training_rows import (
     Source,
     TrainingRow,
     beir_rows,
@@ -20,6 +19,7 @@ from effir_integrations.training.rows import (
     source_kind,
     source_name,
 )
+from effir_integrations.encoder.encoder import clean_text
 
 logger = logging.getLogger(__name__)
 

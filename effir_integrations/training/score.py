@@ -14,14 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm import tqdm
 
-from effir_integrations.encoder import clean_text
+from effir_integrations.data.jsonl import check_text_file, read_jsonl
+from effir_integrations.data.training_rows import TrainingRow, check_new_jsonl, parse_row
+from effir_integrations.encoder.encoder import clean_text
 from effir_integrations.files import new_file
-from effir_integrations.jsonl import check_text_file, read_jsonl
-from effir_integrations.training.rows import (
-    TrainingRow,
-    check_new_jsonl,
-    parse_row,
-)
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -125,14 +121,14 @@ def _rows(path: Path) -> Iterator[tuple[TrainingRow, dict[str, Any]]]:
 
 
 def _load(model: str) -> CrossEncoder:
-    from effir_integrations.adapter_folder import find_adapter
-    from effir_integrations.config_file import check_tokenizer
-    from effir_integrations.loading import (
+    from effir_integrations.encoder.loading import (
         config_place,
         find_source,
         read_config,
         transformer_folder,
     )
+    from effir_integrations.encoder.peft_folder import find_adapter
+    from effir_integrations.model.config_file import check_tokenizer
     from effir_integrations.training.cross_encoder import CheckedCrossEncoder
 
     name = find_source(model)

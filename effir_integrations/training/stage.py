@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoder import transformer_model
+from ..encoder.encoder import transformer_model
+from ..encoder.tokenization import token_limit
 from ..extras import import_extra
 from ..files import read_json, write_json
-from ..identity import BaseIdentity
-from ..tokenization import token_limit
+from ..model.identity import BaseIdentity
 from .checkpoints import WHOLE, check_sealed, last_checkpoint, remove_partial_checkpoints
 from .config import TrainConfig
 from .launch import is_main_process
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from torch import nn
 
-    from .examples import TrainingData
+    from ..data.training_examples import TrainingData
 
 MANIFEST = "training.json"
 MANIFEST_FORMAT = "effir-training/1"

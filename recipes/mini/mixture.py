@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from effir_integrations.calibration import Calibration
-from effir_integrations.evaluation.docstrings import build_docstring_corpus
+from effir_integrations.data.calibration import Calibration
+from effir_integrations.data.jsonl import read_jsonl
+from effir_integrations.demo.docstrings import build_docstring_corpus
 from effir_integrations.files import new_folder
-from effir_integrations.jsonl import read_jsonl
 
 from . import texts
 from .model import PROMPTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from effir_integrations.evaluation.docstrings import build_docstring_corpus
+from effir_integrations.demo.docstrings import build_docstring_corpus
 from effir_integrations.files import new_folder
 
 from .mixture import NAME_PAIRS, write_mixture, write_pairs

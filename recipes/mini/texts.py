@@ -18,10 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from effir_integrations.encoder import clean_text
-from effir_integrations.evaluation.beir import load_beir
-from effir_integrations.evaluation.docstrings import build_docstring_corpus, read_docstrings
-from effir_integrations.jsonl import read_jsonl
+from effir_integrations.data.beir import load_beir
+from effir_integrations.data.jsonl import read_jsonl
+from effir_integrations.demo.docstrings import build_docstring_corpus, read_docstrings
+from effir_integrations.encoder.encoder import clean_text
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import torch
 from tiny import WORDS, save_bare
 
 from effir_integrations import evaluate, export, load
-from effir_integrations.artifacts import PruningPlan
-from effir_integrations.evaluation.beir import load_beir
-from effir_integrations.identity import BaseIdentity
+from effir_integrations.data.beir import load_beir
+from effir_integrations.model.identity import BaseIdentity
+from effir_integrations.model.plan import PruningPlan
 
 mteb = pytest.importorskip("mteb")
 

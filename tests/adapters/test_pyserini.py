@@ -15,7 +15,7 @@ from effir_integrations import load
 from effir_integrations.adapters.lazy_encoder import LazyEncoder
 from effir_integrations.adapters.pyserini.export import export_to_pyserini
 from effir_integrations.adapters.pyserini.record import IndexRecord
-from effir_integrations.evaluation.beir import load_beir
+from effir_integrations.data.beir import load_beir
 from effir_integrations.evaluation.retrieval import rank, score
 
 pytest.importorskip("pyserini")

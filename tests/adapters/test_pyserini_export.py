@@ -11,7 +11,7 @@ from effir_integrations import load
 from effir_integrations.adapters.lazy_encoder import LazyEncoder
 from effir_integrations.adapters.pyserini.export import export_to_pyserini
 from effir_integrations.adapters.pyserini.record import IndexRecord, vector_dimension
-from effir_integrations.evaluation.beir import RetrievalData
+from effir_integrations.data.beir import RetrievalData
 
 faiss = pytest.importorskip("faiss")
 DOCUMENTS = {"007": "w1 w2", "d-é": "w3", "3e5": ""}

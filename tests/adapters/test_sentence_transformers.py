@@ -22,7 +22,7 @@ from sentence_transformers.util import mine_hard_negatives, paraphrase_mining, s
 from tiny import save_bare, tiny_tokenizer
 
 from effir_integrations import Encoder, export, load
-from effir_integrations.encoding.inference import TEXT_ONLY
+from effir_integrations.encoder.inference import TEXT_ONLY
 
 
 @pytest.fixture(scope="module", params=["qwen3", "bert"])

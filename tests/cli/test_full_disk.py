@@ -11,9 +11,9 @@ import pytest
 from tiny import save_bare
 from verbs import effir
 
-from effir_integrations.artifacts import PruningPlan
 from effir_integrations.cli.console import ENVIRONMENT, exit_code, one_line
-from effir_integrations.compression.from_disk import identity_on_disk
+from effir_integrations.model.plan import PruningPlan
+from effir_integrations.model.rewrite import identity_on_disk
 
 SIZE = 1 << 20
 
@@ -70,8 +70,8 @@ QUICK = ("export from disk", "drop", "encode")
 def test_a_disk_that_fills_up_is_one_sentence(verb, room, disk, inputs, monkeypatch):
     # as if the room had been there when the work began
     monkeypatch.setattr("effir_integrations.files.check_space", lambda *_: None)
-    monkeypatch.setattr("effir_integrations.encoding.encode_to_file.check_space", lambda *_: None)
-    monkeypatch.setattr("effir_integrations.compression.from_disk.check_space", lambda *_: None)
+    monkeypatch.setattr("effir_integrations.corpus.to_file.check_space", lambda *_: None)
+    monkeypatch.setattr("effir_integrations.model.rewrite.check_space", lambda *_: None)
     monkeypatch.chdir(inputs)
     (disk / "filler").write_bytes(bytes(SIZE - room))
     command = VERBS[verb].replace("OUT", str(disk / "out")).split()

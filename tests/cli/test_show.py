@@ -10,8 +10,8 @@ from tiny import save_bare
 from verbs import effir, effir_json
 
 import effir_integrations
-from effir_integrations.artifacts import PruningPlan
-from effir_integrations.compression.from_disk import identity_on_disk
+from effir_integrations.model.plan import PruningPlan
+from effir_integrations.model.rewrite import identity_on_disk
 
 
 @pytest.fixture(scope="module")

@@ -160,7 +160,7 @@ def test_a_loss_that_is_not_finite_is_exit_code_three(base, train, tmp_path):
 
 
 def test_resuming_with_other_settings_names_them(base, train, tmp_path, monkeypatch):
-    from effir_integrations.compression import finetune as module
+    from effir_integrations.training import finetune as module
 
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt

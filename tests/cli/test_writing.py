@@ -11,7 +11,7 @@ import pytest
 from tiny import save_bare
 from verbs import effir, refused
 
-from effir_integrations.locks import locked
+from effir_integrations.files.locks import locked
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,7 @@ def test_interleaved_speeds_replace_those_of_the_evaluation(
 def test_without_rounds_one_model_is_in_memory_at_a_time(
     model_folder: Path, smaller_folder: Path, make_beir: MakeBeir, monkeypatch: pytest.MonkeyPatch
 ):
-    from effir_integrations import loading
+    from effir_integrations.encoder import loading
 
     alive: list[weakref.ref] = []
     load = loading.load

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 
-from effir_integrations.evaluation.beir import load_beir
+from effir_integrations.data.beir import load_beir
 from effir_integrations.evaluation.evaluate import Evaluation, evaluate
 
 MakeBeir = Callable[..., Path]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from effir_integrations.artifacts import ImportanceReport, PruningPlan
 from effir_integrations.evaluation.plots import drop_order_grid, drop_order_heatmap, width_plot
-from effir_integrations.identity import BaseIdentity
+from effir_integrations.model.identity import BaseIdentity
+from effir_integrations.model.plan import ImportanceReport, PruningPlan
 
 
 def report_of(mlp, attention=None, block=None):

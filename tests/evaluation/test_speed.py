@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from effir_integrations.encoding.search_vectors import Kind
+from effir_integrations.encoder.search_vectors import Kind
 from effir_integrations.evaluation import speed as speed_module
 from effir_integrations.evaluation.speed import (
     Speed,

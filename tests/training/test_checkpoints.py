@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "compression"))
-
 from examples import examples, tiny_encoder
 
-from effir_integrations.calibration import load_calibration
-from effir_integrations.compression import distill as distill_module
-from effir_integrations.compression import heal
-from effir_integrations.compression.distill import DistillConfig, distill
-from effir_integrations.compression.finetune import FinetuneConfig, finetune
+from effir_integrations.data.calibration import load_calibration
+from effir_integrations.training import distill as distill_module
+from effir_integrations.training import heal
+from effir_integrations.training.distill import DistillConfig, distill
+from effir_integrations.training.finetune import FinetuneConfig, finetune
 
 FINETUNE = FinetuneConfig(steps=4, batch_size=4, rank=4, save_steps=2)
 DISTILL = DistillConfig(steps=2, batch_size=4)

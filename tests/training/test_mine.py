@@ -10,10 +10,10 @@ import pytest
 import torch
 from tiny import save_bare
 
-from effir_integrations.loading import load
+from effir_integrations.data.training_examples import load_training
+from effir_integrations.encoder.loading import load
 from effir_integrations.training import mine as mine_module
 from effir_integrations.training import search
-from effir_integrations.training.examples import load_training
 from effir_integrations.training.mine import Mined, mine
 
 pytest.importorskip("datasets")

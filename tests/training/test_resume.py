@@ -5,28 +5,24 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "compression"))
-
 from examples import examples, tiny_encoder
 from tiny import save_bare
 
 from effir_integrations import load
-from effir_integrations.artifacts import PruningPlan
-from effir_integrations.compression.distill import DistillConfig, distill
-from effir_integrations.compression.export import export
-from effir_integrations.compression.finetune import FinetuneConfig, finetune
-from effir_integrations.compression.heal import work_folder
-from effir_integrations.compression.slim import SlimConfig, slim
 from effir_integrations.files import file_sha256
+from effir_integrations.model.plan import PruningPlan
+from effir_integrations.pruning.export import export
+from effir_integrations.pruning.slim import SlimConfig, slim
 from effir_integrations.training.checkpoints import last_checkpoint
+from effir_integrations.training.distill import DistillConfig, distill
+from effir_integrations.training.finetune import FinetuneConfig, finetune
+from effir_integrations.training.heal import work_folder
 
 SLIM = SlimConfig(steps=8, batch_size=4, multiple_of=4, sparsity=0.4, save_steps=2)
 FINETUNE = FinetuneConfig(steps=8, batch_size=4, rank=4, adapter_dropout=0.1, save_steps=2)
@@ -178,8 +174,8 @@ def test_resuming_with_other_settings_or_data_says_what_differs(
 def test_a_killed_distillation_asks_its_teacher_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from effir_integrations.calibration import load_calibration
-    from effir_integrations.compression import distill as module
+    from effir_integrations.data.calibration import load_calibration
+    from effir_integrations.training import distill as module
 
     texts = load_calibration([f"w{x} w{x + 1} w{2 * x}" for x in range(1, 25)])
     config = DistillConfig(steps=6, batch_size=4, save_steps=2)
@@ -204,7 +200,7 @@ def test_a_killed_distillation_asks_its_teacher_once(
 def test_a_run_killed_after_its_last_step_still_knows_its_losses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from effir_integrations.compression import heal
+    from effir_integrations.training import heal
 
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt

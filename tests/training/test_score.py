@@ -9,10 +9,10 @@ from sentence_transformers import CrossEncoder
 from tiny import save_bare, tiny_model, tiny_tokenizer
 from transformers import BertConfig, BertForSequenceClassification, LlamaForCausalLM
 
-from effir_integrations.loading import load
+from effir_integrations.data.training_examples import load_training
+from effir_integrations.encoder.loading import load
 from effir_integrations.training import score as score_module
 from effir_integrations.training.cross_encoder import CheckedCrossEncoder
-from effir_integrations.training.examples import load_training
 from effir_integrations.training.score import Scored, score
 
 ROWS = [

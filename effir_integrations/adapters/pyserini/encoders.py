@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...encoding.inputs import listed
+from ...encoder.inputs import listed
 from ..lazy_encoder import LazyEncoder
 from .record import check_same_model
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...encoding.inference import WINDOW
-from ...encoding.vector_files import check_id
-from ...evaluation.beir import RetrievalData, retrieval_data
+from ...data.beir import RetrievalData, retrieval_data
+from ...data.vector_files import check_id
+from ...encoder.inference import WINDOW
 from ...evaluation.retrieval import check_run_ids
 from ...extras import import_extra
 from ...files import claimed, new_folder

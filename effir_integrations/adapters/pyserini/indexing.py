@@ -8,10 +8,10 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 
-from ...encoding.corpus import corpus_pairs
-from ...encoding.inference import WINDOW
+from ...data.corpus import corpus_pairs
+from ...data.jsonl import read_jsonl
+from ...encoder.inference import WINDOW
 from ...extras import import_extra
-from ...jsonl import read_jsonl
 from .commands import (
     Command,
     Request,

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...data.jsonl import read_jsonl
 from ...files import read_json, write_json
-from ...jsonl import read_jsonl
 
 if TYPE_CHECKING:
     from ..lazy_encoder import LazyEncoder

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ...evaluation.beir import read_qrels
+from ...data.beir import read_qrels
 from ...files import new_file
 from .commands import Command, Request, is_ours, number, opened, refuse, required
 from .encoders import EffirQueryEncoder

@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from ...data.jsonl import read_jsonl, read_lines
 from ...files import read_json, write_json
-from ...jsonl import read_jsonl, read_lines
 
 _ID_KEYS = ("qid", "_id", "id", "query_id")
 _TEXT_KEYS = ("title", "text", "query")

@@ -1,1 +1,0 @@
-"""Stages that make a model smaller: one verb, one module, one function."""

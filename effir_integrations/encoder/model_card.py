@@ -1,0 +1,127 @@
+"""The README of an exported model: what was removed, from what, and code that works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..model.cards import EXAMPLE, IMPORT, OUR_TAG, STAGES, USAGE, keep_metadata
+
+_CARD = """---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags:
+- sentence-transformers
+- sentence-similarity
+- feature-extraction
+- {our_tag}
+- pruning
+{base_model}---
+
+# {title}
+
+Made from `{base}` by
+[effir-integrations](https://pypi.org/project/effir-integrations/) {version}: {what}; everything
+else (pooling, prompts, normalisation, length) is the base's.
+
+| | base | this model |
+|---|---|---|
+| parameters (without LM head) | {before:,} | {after:,} ({share:.1%}) |
+| layers with an MLP | {mlps_before} | {mlps} |
+| layers with attention | {attentions_before} | {attentions} |
+| MLP neurons in all | {neurons_before:,} | {neurons:,} |
+
+| layer | attention | MLP width before | MLP width |
+|---|---|---|---|
+{rows}
+
+{usage}
+
+```python
+{imports}from sentence_transformers import SentenceTransformer
+
+# the folder of this model, or its name on the hub
+model = SentenceTransformer("sentence_transformers_model_id")
+{example}```
+
+Without the package, add `trust_remote_code=True`: that runs the modelling file in this folder and
+gives the same vectors. Without either, loading is refused: the weights fit no stock class.
+
+{stages_title}
+
+{stages}
+"""
+
+
+def write_model_card(
+    folder: Path, history: Mapping[str, Any], base_card: str | None = None
+) -> None:
+    """Write `README.md` for a model with this history into its folder.
+
+    Args:
+        folder: Of the model.
+        history: As of `history_of`.
+        base_card: The card of the model it was made from; its licence and language are kept.
+    """
+    card = keep_metadata(model_card(history), base_card)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def model_card(history: Mapping[str, Any]) -> str:
+    """Return the text of the model card, in Markdown with the hub's metadata on top."""
+    base, after, before = history["base"], history["mlp_widths"], history["mlp_widths_before"]
+    gone_before = set(history.get("dropped_attention_before", ()))
+    gone = gone_before | set(history["drop_attention"])
+    rows = [
+        f"| {layer} | {'dropped' if layer in gone else 'kept'} | {old:,} | "
+        f"{f'{new:,}' if new else 'dropped'} |"
+        for layer, (old, new) in enumerate(zip(before, after, strict=True))
+    ]
+    # only what came from the hub has a commit: a folder such as models/base looks like a name
+    is_hub_name = bool(history.get("revision")) and base.count("/") <= 1
+    title = Path(base).name or base
+    pruned = history["parameters"] < history["parameters_before"]
+    return _CARD.format(
+        our_tag=OUR_TAG,
+        usage=USAGE,
+        imports=IMPORT,
+        example=EXAMPLE,
+        stages_title=STAGES,
+        base_model=f"base_model: {base}\n" if is_hub_name else "",
+        title=f"{title}, {'pruned' if pruned else 'trained'}",
+        base=base if is_hub_name else title,
+        version=history["versions"].get("effir-integrations", ""),
+        what=" and ".join(_changes(history, pruned)),
+        before=history["parameters_before"],
+        after=history["parameters"],
+        share=history["parameters"] / history["parameters_before"],
+        mlps_before=sum(width > 0 for width in before),
+        mlps=sum(width > 0 for width in after),
+        attentions_before=len(before) - len(gone_before),
+        attentions=len(before) - len(gone),
+        neurons_before=sum(before),
+        neurons=sum(after),
+        rows="\n".join(rows),
+        stages="\n".join(_stage(entry) for entry in history["made_by"]) or "No stage is recorded.",
+    )
+
+
+def _changes(history: Mapping[str, Any], pruned: bool) -> list[str]:
+    stages = {entry.get("stage") for entry in history["made_by"]}
+    changes = ["sublayers or MLP neurons were removed"] if pruned else []
+    if stages & {"finetune", "distill"}:
+        changes.append("the weights were trained")
+    return changes or ["nothing was removed"]
+
+
+def _stage(entry: Mapping[str, Any]) -> str:
+    config = {key: value for key, value in entry.get("config", {}).items() if value}
+    settings = ", ".join(f"{key} {value}" for key, value in config.items())
+    calibration, data = entry.get("calibration") or {}, entry.get("data") or {}
+    read = ""
+    if calibration.get("source"):
+        read = f" (calibration: {calibration.get('texts')} texts of {calibration['source']})"
+    elif data.get("source"):
+        read = f" (training: {data.get('examples')} examples of {data['source']})"
+    return f"* {entry.get('stage', 'unknown stage')}: {settings or 'default settings'}{read}"

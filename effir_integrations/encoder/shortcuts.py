@@ -1,0 +1,179 @@
+"""Ask a model what its fast path may assume, by running a few tokens through it.
+
+Configs, attention kinds, remote code and surgery all decide what a model computes, and names tell
+little of it. So each way of running is tried once on tokens and compared with the stock modules,
+one text at a time; what differs, or fails, is not taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..model.families import find
+from ..model.surgery import dropped_attention
+from .inference import Inference, no_mask_needed, single_token_pooling
+from .prefix import SHORTEST, Prefix, reuse_bound, steady_length
+from .tokenization import token_limit
+
+if TYPE_CHECKING:
+    from .encoder import Encoder
+logger = logging.getLogger(__name__)
+
+TOKENS = 16
+_ROUNDING = {torch.float32: (1e-4, 1e-3)}
+_HALF_ROUNDING = (0.02, 0.05)
+"""Relative difference of two vectors that other batches explain: at least, and at most."""
+_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shortcuts:
+    """Ways to run a model that were tried and gave the vectors of the stock modules."""
+
+    batches: bool = False
+    """Batches of ids and a mask alone; without, all runs the stock way."""
+    padded: bool = False
+    """Texts of several lengths in a batch, padded on the right; without, a batch has one length."""
+    unmasked: bool = False
+    """No mask, for no token sees what follows it, and the last token is the text's vector."""
+    pooled_alone: bool = False
+    """The last block for the pooled token alone."""
+    reusable_tokens: int = 0
+    """Up to which length of texts the tokens that all begin with can be run once."""
+
+
+def sees_left_only(model: Any, tokens: int = TOKENS) -> bool:
+    """Say whether no token sees what follows it, bit for bit.
+
+    Two runs of one shape differ behind a position; the states before it are compared.
+
+    Args:
+        model: A base model, wherever its weights lie.
+        tokens: That each run takes.
+    """
+    first = torch.tensor([token_ids(model, tokens)])
+    second = first.clone()
+    second[0, tokens // 2 :] = first[0, 0]
+    mask = torch.ones_like(first, device=model.device)
+    with _quiet(model), torch.inference_mode():
+        states = [
+            model(input_ids=ids.to(model.device), attention_mask=mask).last_hidden_state
+            for ids in (first, second)
+        ]
+    return torch.equal(*(state[0, : tokens // 2] for state in states))
+
+
+def model_state(encoder: Encoder) -> tuple[Any, ...]:
+    """Return what tells that an encoder's model is as it was when it was tried."""
+    model: Any = encoder[0].model
+    architecture = find(model.config)
+    gone = dropped_attention(model, architecture)
+    return id(model), repr(vars(model.config)), gone, single_token_pooling(encoder)
+
+
+def try_shortcuts(encoder: Encoder) -> Shortcuts:
+    """Try each way on two texts of a few tokens, the faster ones on top of what held so far."""
+    probe = _Probe(encoder)
+    with _quiet(probe.model), torch.inference_mode():
+        found = probe.run()
+    logger.debug("fast ways of %s: %s", probe.model.config.name_or_path, found)
+    return found
+
+
+class _Probe:
+    """Two texts that begin alike, and the vectors that the stock modules give each."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder: Any = encoder
+        model: Any = self.encoder[0].model
+        self.model = model
+        self.device = encoder.device
+        self.pooling = single_token_pooling(encoder)
+        bound = steady_length(model.config)
+        self.longest = min(TOKENS, bound, token_limit(encoder) or TOKENS)
+        self.expected: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def run(self) -> Shortcuts:
+        ids, shorter = texts = self._texts(self.longest)
+        least, most = _ROUNDING.get(self.model.dtype, _HALF_ROUNDING)
+        noise = self._difference(Shortcuts(batches=True), [ids, ids])
+        if not noise <= most:
+            return Shortcuts()
+        self.allowed = max(least, 3 * noise)
+        found = self._further(Shortcuts(batches=True), texts, padded=True)
+        if not found.padded or len(shorter) == len(ids):
+            return found
+        if self.pooling == "lasttoken" and sees_left_only(self.model, self.longest):
+            found = self._further(found, texts, unmasked=True)
+        if self.pooling is not None:
+            found = self._further(found, texts, pooled_alone=True)
+        bound = reuse_bound(self.model.config) if found.unmasked else 0
+        if min(self.longest, bound) > SHORTEST + 1:
+            texts = self._texts(min(self.longest, bound))
+            found = self._further(found, texts, reusable_tokens=bound)
+        return found
+
+    def _further(self, found: Shortcuts, texts: list[list[int]], **way: Any) -> Shortcuts:
+        """Return what was found and one more, if that gives the vectors of the stock modules."""
+        tried = replace(found, **way)
+        return tried if self._difference(tried, texts) <= self.allowed else found
+
+    def _difference(self, tried: Shortcuts, texts: list[list[int]]) -> float:
+        """Return the largest difference of a vector, relative to its length; of failures, NaN."""
+        expected = torch.cat([self._stock(tuple(ids)) for ids in texts]).float()
+        try:
+            apart = (self._vectors(tried, texts).float() - expected).norm(dim=1)
+        except _FAILURES:
+            return math.nan
+        return float((apart / expected.norm(dim=1).clamp_min(1e-12)).max())
+
+    def _texts(self, longest: int) -> list[list[int]]:
+        """Return a text and a shorter one, all of whose tokens but the last begin the other."""
+        ids = token_ids(self.model, longest)
+        shorter = min(longest, max(SHORTEST + 1, longest // 2))
+        return [ids, ids[: shorter - 1] + ids[-1:]]
+
+    def _stock(self, ids: tuple[int, ...]) -> torch.Tensor:
+        """Return the vector of one text, (1, dimension), by the stock modules."""
+        if ids not in self.expected:
+            row = torch.tensor([ids], device=self.device)
+            features = {"input_ids": row, "attention_mask": torch.ones_like(row)}
+            self.expected[ids] = self.encoder(features)["sentence_embedding"]
+        return self.expected[ids]
+
+    def _vectors(self, shortcuts: Shortcuts, texts: list[list[int]]) -> torch.Tensor:
+        inference = Inference(self.encoder, self.device, shortcuts)
+        shared = None
+        if shortcuts.reusable_tokens:
+            length = len(texts[1]) - 1
+            shared = Prefix(self.model, texts[0][:length], self.device)
+            texts = [ids[length:] for ids in texts]
+        with inference.last_block() as pooled:
+            return inference.run(texts, shared, pooled)
+
+
+def token_ids(model: Any, number: int) -> list[int]:
+    """Return ids spread over the vocabulary, none of them padding."""
+    size = model.get_input_embeddings().weight.shape[0]
+    padding = getattr(model.config, "pad_token_id", None)
+    known = [ident for ident in range(1, size) if ident != padding][:: max(1, size // 64)] or [0]
+    return [known[(7 * place + 3) % len(known)] for place in range(number)]
+
+
+@contextmanager
+def _quiet(model: Any) -> Iterator[None]:
+    """Switch dropout and needless warnings off while the context lasts."""
+    training = model.training
+    model.eval()
+    try:
+        with no_mask_needed(model):
+            yield
+    finally:
+        model.train(training)

@@ -1,1 +1,0 @@
-"""Encoding at full speed: batches, precision, corpora larger than memory, several machines."""

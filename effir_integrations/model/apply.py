@@ -1,0 +1,164 @@
+"""Carry out a pruning plan on a model in memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import transformers
+
+from ..encoder.shortcuts import TOKENS, token_ids
+from .families import PREFIX, find
+from .identity import BaseIdentity
+from .modeling import model_class, pruned_config
+from .plan import PruningPlan
+from .surgery import (
+    add_output_bias,
+    drop_attention,
+    drop_mlp,
+    dropped_attention,
+    keep_neurons,
+    mlp_widths,
+    model_layers,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+
+def apply(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> PreTrainedModel:
+    """Remove what the plan names from a base model and return it under its pruned class.
+
+    The base is used up: its tensors are moved into the result, not copied.
+
+    Args:
+        model: The base model that the plan was made for.
+        plan: Layers to drop, neurons to keep, and new output projections.
+        gates: Put a trainable gate on every MLP neuron that is left (eq. 7).
+
+    Raises:
+        ValueError: The plan was made for another base, or `check_code` refuses the model.
+    """
+    plan.base.check_same(BaseIdentity.of(model))
+    check_code(model)
+    architecture = find(model.config)
+    if plan.drop_attention:
+        drop_attention(model, architecture, plan.drop_attention)
+    if plan.drop_mlp:
+        drop_mlp(model, architecture, plan.drop_mlp)
+    keep_neurons(model, architecture, plan.neurons)
+    _set_outputs(model, plan)
+    return _as_pruned_class(model, plan, gates)
+
+
+def least_cosine(dtype: torch.dtype) -> float:
+    """Return how alike two vectors of one computation are in a precision, whatever the kernels."""
+    return 0.99999 if dtype == torch.float32 else 0.99
+
+
+def check_config_code(config: PretrainedConfig) -> None:
+    """Refuse a config that names modelling code of its own, where that code was not run.
+
+    Raises:
+        ValueError: Its `auto_map` names a model.
+    """
+    named = [name for name in getattr(config, "auto_map", None) or {} if "Model" in name]
+    if named and not config.model_type.startswith(PREFIX):
+        raise ValueError(
+            f"the config of {config.name_or_path} has an auto_map that names code of its own for "
+            f"{named[0]}, and a pruned model would be the {config.model_type} of Transformers; "
+            "load it in Python with trust_remote_code=True, so that the two are compared, or "
+            "delete auto_map where the class of Transformers is meant"
+        )
+
+
+def check_code(model: PreTrainedModel) -> None:
+    """Refuse a model of other code than its family's class, unless both compute the same.
+
+    Raises:
+        ValueError: The states of some tokens differ, or the config names code that is not loaded.
+    """
+    architecture = find(model.config)
+    stock = getattr(transformers, f"{architecture.class_prefix}Model")
+    if type(model) in (stock, model_class(architecture.family)):
+        check_config_code(model.config)
+        return
+    try:
+        cosine = _likeness_to_pruned_class(model)
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
+        raise _other_code(model, f"fails on it: {' '.join(str(error).split())[:200]}") from error
+    if not cosine >= least_cosine(model.dtype):
+        raise _other_code(model, f"gives other states on its tensors (cosine down to {cosine:.4f})")
+
+
+def _other_code(model: PreTrainedModel, what: str) -> ValueError:
+    return ValueError(
+        f"{type(model).__name__} of {model.config.name_or_path} cannot be pruned: a pruned model "
+        f"is the {model.config.model_type} of Transformers, which {what}; choose a model without "
+        "code of its own"
+    )
+
+
+@torch.inference_mode()
+def _likeness_to_pruned_class(model: PreTrainedModel) -> float:
+    """Return the least cosine of two states, over a text and a shorter one padded on the right."""
+    pruned = _as_pruned_class(model, PruningPlan(base=BaseIdentity.of(model)), gates=False)
+    row = torch.tensor(token_ids(model, TOKENS), device=model.device)
+    ids, mask = row.repeat(2, 1), torch.ones(2, len(row), dtype=torch.long, device=row.device)
+    mask[1, len(row) // 2 :] = 0
+    training = model.training
+    try:
+        first, second = (
+            one.eval()(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].float()
+            for one in (model, pruned)
+        )
+    finally:
+        model.train(training)
+    return float(torch.nn.functional.cosine_similarity(first, second, dim=-1).min())
+
+
+@torch.no_grad()
+def _set_outputs(model: PreTrainedModel, plan: PruningPlan) -> None:
+    architecture = find(model.config)
+    layers = model_layers(model, architecture)
+    if plan.adds_output_bias:
+        for module, width in zip(layers, mlp_widths(model, architecture), strict=True):
+            if width:
+                add_output_bias(module, architecture)
+    for layer, parts in plan.outputs.items():
+        output = layers[layer].get_submodule(architecture.mlp_output)
+        for part, values in parts.items():
+            parameter = getattr(output, part)
+            if parameter.shape != values.shape:
+                raise ValueError(
+                    f"the new MLP output {part} of layer {layer} has shape {tuple(values.shape)}, "
+                    f"not {tuple(parameter.shape)}; make the plan again"
+                )
+            parameter.copy_(values)
+
+
+def _as_pruned_class(model: PreTrainedModel, plan: PruningPlan, gates: bool) -> PreTrainedModel:
+    """Move tensors and buffers of a sliced base model into the class that can be reloaded."""
+    architecture = find(model.config)
+    config = pruned_config(
+        model.config,
+        mlp_widths=mlp_widths(model, architecture),
+        dropped_attention=dropped_attention(model, architecture),
+        mlp_output_bias=plan.adds_output_bias or getattr(model.config, "mlp_output_bias", False),
+        mlp_gates=gates,
+    )
+    config._attn_implementation = model.config._attn_implementation
+    with torch.device("meta"):
+        pruned = model_class(architecture.family)(config)
+    state = model.state_dict()
+    for name, parameter in pruned.named_parameters():
+        if name.endswith(".neuron_gate"):
+            weight = state[name.replace("neuron_gate", "weight")]
+            state[name] = torch.ones(parameter.shape, dtype=torch.float32, device=weight.device)
+    pruned.load_state_dict(state, assign=True)
+    # buffers that are not saved, rotary frequencies for one, are not in the state dict
+    for name, buffer in model.named_buffers():
+        owner, _, leaf = name.rpartition(".")
+        setattr(pruned.get_submodule(owner), leaf, buffer)
+    pruned.train(model.training)
+    return pruned

@@ -1,0 +1,183 @@
+"""Look into the MLPs of a model while it runs, and let it run as if it were already pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from .families import Architecture
+from .surgery import dropped_attention, mlp_widths, model_layers
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NewOutput:
+    """An output projection over some of an MLP's neurons."""
+
+    neurons: torch.Tensor
+    """The neurons it reads, ascending, (kept,), int64."""
+    weight: torch.Tensor
+    """(hidden, kept)."""
+    bias: torch.Tensor | None
+    """(hidden,)."""
+
+    def __call__(self, activations: torch.Tensor) -> torch.Tensor:
+        """Return what the projection makes of all neurons' activations, in their dtype."""
+        kept = activations.index_select(-1, self.neurons.to(activations.device))
+        bias = None if self.bias is None else self.bias.to(kept)
+        return nn.functional.linear(kept, self.weight.to(kept), bias)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Seen:
+    """What one MLP did to the tokens of a batch, padding left out."""
+
+    activations: torch.Tensor
+    """Input of the output projection, (tokens, neurons)."""
+    output: torch.Tensor
+    """Output of that projection, (tokens, hidden)."""
+    stream: torch.Tensor
+    """The residual stream with the MLP's output in it, before any norm, (tokens, hidden)."""
+
+
+class _Enough(Exception):  # noqa: N818 - it ends a forward pass early and is no error
+    """Raised behind the last layer that is wanted."""
+
+
+def look(
+    encoder: SentenceTransformer,
+    architecture: Architecture,
+    batch: Mapping[str, torch.Tensor],
+    layers: Sequence[int],
+) -> dict[int, Seen]:
+    """Run one batch as far as the last of `layers`, and return what their MLPs did.
+
+    Raises:
+        ValueError: The model splits its MLP into chunks.
+        RuntimeError: A layer did not run, or its hooks did not.
+    """
+    model: Any = encoder[0].model
+    # packed inputs and some tokenizers bring no mask: then every position is attended to
+    mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+    found: dict[int, dict[str, torch.Tensor]] = {layer: {} for layer in layers}
+    with ExitStack() as stack:
+        for layer in layers:
+            watch = _Watch(found[layer], layer, mask, last=layer == max(layers))
+            module = model_layers(model, architecture)[layer]
+            for handle in watch.hook(module, architecture):
+                stack.callback(handle.remove)
+        try:
+            encoder[0](dict(batch))
+        except _Enough:
+            pass
+    for layer, parts in found.items():
+        if len(parts) != 3:
+            raise RuntimeError(
+                f"the MLP of layer {layer} was not seen in the forward pass; reconstruct a model "
+                "whose layers all run and that is not compiled"
+            )
+    return {layer: Seen(**parts) for layer, parts in found.items()}
+
+
+class _Watch:
+    """Takes the tokens that are not padding from three places of one layer."""
+
+    def __init__(
+        self, found: dict[str, torch.Tensor], layer: int, mask: torch.Tensor, *, last: bool
+    ) -> None:
+        self.found = found
+        self.layer = layer
+        self.mask = mask
+        self.last = last
+
+    def hook(self, module: nn.Module, architecture: Architecture) -> list[Any]:
+        """Attach to the layer and return the handles."""
+        output = module.get_submodule(architecture.mlp_output)
+        handles = [output.register_forward_hook(self._projected)]
+        if architecture.mlp_sum:
+            norm = module.get_submodule(architecture.mlp_sum)
+            return [*handles, norm.register_forward_pre_hook(self._summed)]
+        return [*handles, module.register_forward_hook(self._finished)]
+
+    def _projected(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
+        if "output" in self.found or args[0].shape[:-1] != self.mask.shape:
+            raise ValueError(
+                f"the MLP of layer {self.layer} sees {tuple(args[0].shape[:-1])} positions of "
+                f"{tuple(self.mask.shape)} at a time; load the model with "
+                "chunk_size_feed_forward=0, which gives the same"
+            )
+        self.found["activations"] = self._tokens(args[0])
+        self.found["output"] = self._tokens(output)
+
+    def _summed(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._reach(args[0])
+
+    def _finished(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._reach(output[0] if isinstance(output, tuple) else output)
+
+    def _reach(self, stream: torch.Tensor) -> None:
+        self.found["stream"] = self._tokens(stream)
+        if self.last:
+            raise _Enough
+
+    def _tokens(self, values: torch.Tensor) -> torch.Tensor:
+        return values[self.mask.to(values.device)]
+
+
+@contextmanager
+def as_if(
+    model: nn.Module,
+    architecture: Architecture,
+    *,
+    outputs: Mapping[int, NewOutput] | None = None,
+    drop_mlp: Sequence[int] = (),
+    drop_attention: Sequence[int] = (),
+) -> Iterator[None]:
+    """Run a model as if neurons and sublayers were gone, without touching its weights.
+
+    The output projection of a dropped sublayer gives zeros, and a narrowed MLP's comes from
+    `outputs`, which is read while the model runs: entries may be added meanwhile.
+    """
+    outputs = {} if outputs is None else outputs
+    layers = model_layers(model, architecture)
+    widths, gone = mlp_widths(model, architecture), dropped_attention(model, architecture)
+
+    def silence(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(output)
+
+    def replace(layer: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> Any:
+            return outputs[layer](args[0]) if layer in outputs else None
+
+        return hook
+
+    with ExitStack() as stack:
+        for layer, width in enumerate(widths):
+            if width:
+                hook = silence if layer in drop_mlp else replace(layer)
+                module = layers[layer].get_submodule(architecture.mlp_output)
+                stack.callback(module.register_forward_hook(hook).remove)
+        for layer in set(drop_attention) - set(gone):
+            module = layers[layer].get_submodule(architecture.attention_output)
+            stack.callback(module.register_forward_hook(silence).remove)
+        yield
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch dropout and gradients off, then give every module its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training

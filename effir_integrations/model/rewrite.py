@@ -1,0 +1,215 @@
+"""Carry out a pruning plan on a checkpoint on disk, without loading the model.
+
+What `apply` does to modules in memory is done to byte ranges here. Names and shapes come from the
+same surgery, on a model of the meta device, which holds no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..files import check_space
+from .families import Architecture, find
+from .identity import BaseIdentity
+from .modeling import model_class, pruned_config, standalone_source, write_standalone
+from .plan import PruningPlan
+from .safetensors_files import StoredTensor
+from .shards import PlannedTensor, Shard, check_written, lay_out, write_shards, written_bytes
+from .stored import StoredBase
+from .surgery import (
+    add_output_bias,
+    drop_attention,
+    drop_mlp,
+    dropped_attention,
+    keep_neurons,
+    mlp_widths,
+    model_layers,
+)
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+SHARD_BYTES = 5_000_000_000
+
+
+def identity_on_disk(source: Path) -> BaseIdentity:
+    """Return what `BaseIdentity.of` gives for the loaded base; one row a projection is read.
+
+    Raises:
+        FileNotFoundError: The config, the weights or a shard are missing.
+        ValueError: The family is not supported, a shard is truncated, or the tensors are not those
+            of the base class, alone or inside a model with a head.
+    """
+    return StoredBase.read(source).identity()
+
+
+def check_plan_fits_disk(source: Path, plan: PruningPlan) -> None:
+    """Refuse a plan of another base before anything is loaded or written.
+
+    Raises:
+        FileNotFoundError: As `identity_on_disk`.
+        ValueError: The plan is of another base, or as `identity_on_disk`.
+    """
+    plan.base.check_same(identity_on_disk(source))
+
+
+def rewritten_bytes(source: Path, plan: PruningPlan, *, shard_bytes: int = SHARD_BYTES) -> int:
+    """Return the exact size of all that `rewrite_checkpoint` writes, in bytes.
+
+    Raises:
+        FileNotFoundError: As `identity_on_disk`.
+        ValueError: As `rewrite_checkpoint`.
+    """
+    return _output_bytes(*_planned_output(source, plan, shard_bytes))
+
+
+def rewrite_checkpoint(
+    source: Path,
+    plan: PruningPlan,
+    out: Path,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+    show_progress: bool = False,
+) -> None:
+    """Write the pruned checkpoint of a plan into an existing folder, without loading the model.
+
+    Kept tensors are copied byte by byte, narrowed ones sliced one at a time, and those of dropped
+    sublayers are never read. The result is what `apply` and `save_pretrained` give: config.json,
+    the standalone modelling file, and the weights under the base class's names in the dtype they
+    are stored in. It is read back and checked at the end.
+
+    Args:
+        source: Folder of a safetensors checkpoint, of the base class or of one with a head.
+        plan: Made for this base.
+        out: A folder that holds no checkpoint.
+        shard_bytes: Size of the largest file, unless one tensor is larger.
+        show_progress: Draw a bar over the bytes.
+
+    Raises:
+        FileNotFoundError: The config, the weights, a shard or `out` are missing.
+        FileExistsError: `out` holds a checkpoint.
+        ValueError: The plan is of another base, a weight is NaN or infinite, or as
+            `identity_on_disk`.
+        OSError: The disk is full.
+        RuntimeError: What was written is not what should have been.
+    """
+    if not out.is_dir():
+        raise FileNotFoundError(f"{out} is no folder; make it before writing into it")
+    if (out / "config.json").exists() or any(out.glob("*.safetensors*")):
+        raise FileExistsError(f"{out} holds a checkpoint already; give an empty folder")
+    config, shards = _planned_output(source, plan, shard_bytes)
+    check_space(out, _output_bytes(config, shards))
+    config.save_pretrained(out)
+    write_standalone(find(config), out)
+    write_shards(shards, out, show_progress=show_progress)
+    check_written(shards, out)
+    try:
+        StoredBase.read(out)
+    except (FileNotFoundError, ValueError) as error:
+        raise RuntimeError(f"{out} does not fit its own config: {error}") from error
+
+
+def _planned_output(
+    source: Path, plan: PruningPlan, shard_bytes: int
+) -> tuple[PretrainedConfig, list[Shard]]:
+    if shard_bytes <= 0:
+        raise ValueError(f"shard_bytes={shard_bytes} must be positive; {SHARD_BYTES:,} is usual")
+    base = StoredBase.read(source)
+    plan.base.check_same(base.identity())
+    config = _reduce(base.model, plan)
+    return config, lay_out(_planned_tensors(base, plan), shard_bytes)
+
+
+def _output_bytes(config: PretrainedConfig, shards: list[Shard]) -> int:
+    texts = (config.to_json_string(), standalone_source(find(config)))
+    return written_bytes(shards) + sum(len(text.encode()) for text in texts)
+
+
+def _reduce(model: PreTrainedModel, plan: PruningPlan) -> PretrainedConfig:
+    """Cut the meta model as `apply` cuts a loaded one, and return the pruned config."""
+    architecture = find(model.config)
+    if plan.drop_attention:
+        drop_attention(model, architecture, plan.drop_attention)
+    if plan.drop_mlp:
+        drop_mlp(model, architecture, plan.drop_mlp)
+    keep_neurons(model, architecture, plan.neurons)
+    widths = mlp_widths(model, architecture)
+    if plan.adds_output_bias:
+        for layer, width in zip(model_layers(model, architecture), widths, strict=True):
+            if width:
+                add_output_bias(layer, architecture)
+    config = pruned_config(
+        model.config,
+        mlp_widths=widths,
+        dropped_attention=dropped_attention(model, architecture),
+        mlp_output_bias=plan.adds_output_bias or getattr(model.config, "mlp_output_bias", False),
+    )
+    config.architectures = [model_class(architecture.family).__name__]
+    return config
+
+
+def _planned_tensors(base: StoredBase, plan: PruningPlan) -> Iterator[PlannedTensor]:
+    """Yield what the pruned class declares, by comparing its shapes with the stored ones."""
+    architecture = find(base.model.config)
+    shapes = {name: tuple(x.shape) for name, x in base.model.state_dict().items()}
+    neurons = _neurons_by_name(architecture, plan)
+    values = _values_by_name(architecture, plan, shapes)
+    for name, shape in shapes.items():
+        stored = base.tensors.get(name)
+        # a new bias has the dtype of its weight, and so has every other one
+        like = stored or base.tensors.get(name.removesuffix("bias") + "weight")
+        if like is None:
+            continue  # a pooler that the base has not either
+        if name in values or stored is None:
+            new = values.get(name, torch.zeros(shape))
+            yield PlannedTensor(name=name, dtype=like.dtype, shape=shape, values=new)
+        elif shape == stored.shape:
+            yield PlannedTensor(name=name, dtype=stored.dtype, shape=shape, source=stored)
+        else:
+            yield _sliced(name, shape, stored, *neurons[name])
+
+
+def _sliced(
+    name: str, shape: tuple[int, ...], stored: StoredTensor, neurons: torch.Tensor, width: int
+) -> PlannedTensor:
+    """Plan a narrowed tensor; one that stacks several projections keeps the neurons of each."""
+    pairs = zip(shape, stored.shape, strict=True)
+    dimension = next(x for x, (new, old) in enumerate(pairs) if new != old)
+    blocks = stored.shape[dimension] // width
+    kept = torch.cat([neurons.cpu() + block * width for block in range(blocks)])
+    return PlannedTensor(
+        name=name, dtype=stored.dtype, shape=shape, source=stored, dimension=dimension, kept=kept
+    )
+
+
+def _neurons_by_name(
+    architecture: Architecture, plan: PruningPlan
+) -> dict[str, tuple[torch.Tensor, int]]:
+    """Return the kept neurons and the width before, by every tensor name of a narrowed MLP."""
+    return {
+        f"{architecture.layers}.{layer}.{path}.{part}": (neurons, plan.base.mlp_widths[layer])
+        for layer, neurons in plan.neurons.items()
+        for path in (*architecture.mlp_inputs, architecture.mlp_output)
+        for part in ("weight", "bias")
+    }
+
+
+def _values_by_name(
+    architecture: Architecture, plan: PruningPlan, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, torch.Tensor]:
+    """Return the refitted output projections by tensor name."""
+    values = {}
+    for layer, parts in plan.outputs.items():
+        for part, tensor in parts.items():
+            name = f"{architecture.layers}.{layer}.{architecture.mlp_output}.{part}"
+            if tuple(tensor.shape) != shapes.get(name):
+                raise ValueError(
+                    f"the new MLP output {part} of layer {layer} has shape {tuple(tensor.shape)}, "
+                    f"not {shapes.get(name)}; make the plan again"
+                )
+            values[name] = tensor
+    return values

@@ -1,0 +1,216 @@
+"""The whole way in one call: load, analyze, drop, reconstruct, export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..data.calibration import Calibration, load_calibration
+from ..encoder.encoder import Encoder, transformer_model
+from ..encoder.loading import find_architecture, load
+from ..fields import check_fields
+from ..files import claimed
+from ..model.identity import BaseIdentity
+from ..model.plan import ImportanceReport, PruningPlan
+from .analyze import analyze
+from .drop import DropConfig, drop
+from .export import export, saved_bytes
+from .reconstruct import ReconstructConfig, check_plan, reconstruct
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressConfig:
+    """What `compress` removes, and how; with nothing named, half of the MLP neurons go."""
+
+    drop_mlp: int = 0
+    """MLP sublayers to drop, least important first (eq. 4)."""
+    drop_attention: int = 0
+    """Attention sublayers to drop, least important first (eq. 5)."""
+    drop_block: int = 0
+    """Whole blocks to drop, least important first."""
+    last_blocks: int = 0
+    """Whole blocks to drop from the end."""
+    keep_parameters: float | None = None
+    """Share of the parameters to come down to by dropping MLPs, in (0, 1)."""
+    keep_neurons: float | None = None
+    """Share of the neurons in the MLPs left that stays, in (0, 1]; 1 only refits the MLPs left to
+    make up for dropped sublayers, None leaves them as they are."""
+    method: str = "reconstruct"
+    """What makes up for removed neurons: reconstruct, mean or plain."""
+    multiple_of: int = 64
+    """Widths are multiples of this: 64 for quantised kernels, 256 for GGUF, 1 as in the paper."""
+    calibration: str | None = None
+    """Texts: a file, a BEIR folder, a datasets name; None takes the shipped sample."""
+    calibration_texts: int = 256
+    """How many of them, drawn with `seed`."""
+    max_length: int | None = None
+    """Tokens of a calibration text; None is the model's own limit."""
+    dtype: str = "auto"
+    """Precision of the written model; auto is the checkpoint's own."""
+    seed: int = 0
+    """Draws the calibration texts."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        self.drop_config  # noqa: B018 - refuses bad counts and shares
+        if self.calibration_texts < 1:
+            raise ValueError(f"calibration_texts={self.calibration_texts} must be at least 1")
+        if self.max_length is not None and self.max_length < 1:
+            raise ValueError(f"max_length={self.max_length} must be at least 1 token")
+        if self.keep_neurons == 1 and not self.drops:
+            raise ValueError(
+                "keep_neurons=1 with no sublayer dropped would change nothing; keep fewer neurons, "
+                "or drop sublayers as well"
+            )
+        if self.keep_neurons is not None:
+            self.reconstruct_config  # noqa: B018 - refuses bad shares and methods
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> CompressConfig:
+        """Build a config from YAML keys, which are the field names with - or _.
+
+        Raises:
+            ValueError: A key is unknown, or a value is of another type.
+        """
+        renamed = {str(key).replace("-", "_"): value for key, value in values.items()}
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(renamed) - known):
+            raise ValueError(
+                f"unknown setting {unknown[0]!r}; choose from model, out, "
+                f"{', '.join(sorted(known))}"
+            )
+        return cls(**renamed)
+
+    @property
+    def drop_config(self) -> DropConfig:
+        """The part that `drop` reads."""
+        return DropConfig(
+            mlp=self.drop_mlp,
+            attention=self.drop_attention,
+            block=self.drop_block,
+            last_blocks=self.last_blocks,
+            keep_parameters=self.keep_parameters,
+        )
+
+    @property
+    def drops(self) -> bool:
+        """Whether any sublayer is to go."""
+        return self.drop_config != DropConfig()
+
+    @property
+    def reconstruct_config(self) -> ReconstructConfig:
+        """The part that `reconstruct` reads."""
+        return ReconstructConfig(
+            keep_neurons=0.5 if self.keep_neurons is None else self.keep_neurons,
+            method=self.method,
+            multiple_of=self.multiple_of,
+            max_length=self.max_length,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Compressed:
+    """What `compress` leaves in memory."""
+
+    encoder: Encoder
+    """The pruned model as loaded from its folder."""
+    plan: PruningPlan
+    """What was removed."""
+    report: ImportanceReport | None
+    """Importance of the sublayers, where dropping needed it."""
+
+
+def compress(
+    model: str | Path,
+    out: str | Path,
+    config: CompressConfig | None = None,
+    *,
+    texts: Sequence[str] | None = None,
+    force: bool = False,
+    show_progress: bool = False,
+) -> Compressed:
+    """Compress a model and write the result as a Sentence Transformers folder.
+
+    Args:
+        model: Folder or hub name of a Sentence Transformers or bare Hugging Face model.
+        out: Folder to write; must be new or empty unless `force`.
+        config: What to remove; with nothing named, half of the MLP neurons.
+        texts: Calibration texts, instead of those that `config` names.
+        force: Replace what is there, at the end and in one step.
+        show_progress: Draw bars over long steps.
+
+    Raises:
+        ValueError: A setting, the calibration texts or the model's family will not do, `out` holds
+            the model or lies in it, or another process writes there; known before the weights are
+            loaded.
+        FileNotFoundError: The model or the calibration texts are not there.
+        FileExistsError: `out` holds something and `force` was not given, or files of others.
+        OSError: The disk has no room for the base; known before texts run through it.
+        RuntimeError: A stage found its own result wrong; nothing is left behind.
+    """
+    config = config or CompressConfig()
+    if not config.drops and config.keep_neurons is None:
+        config = replace(config, keep_neurons=0.5)
+    with claimed(Path(out), force=force, sources=[model]):
+        find_architecture(model)
+        calibration = load_calibration(
+            texts if texts is not None else config.calibration,
+            limit=config.calibration_texts,
+            seed=config.seed,
+        )
+        encoder = load(model, dtype=config.dtype)
+        # no more than the base takes will be written
+        with claimed(Path(out), force=force, needed_bytes=saved_bytes(encoder)):
+            plan, report = _plan(encoder, str(model), calibration, config, show_progress)
+            made = export(encoder, plan, out, force=force)
+    return Compressed(encoder=made, plan=plan, report=report)
+
+
+def _plan(
+    encoder: Encoder,
+    name: str,
+    calibration: Calibration,
+    config: CompressConfig,
+    show_progress: bool,
+) -> tuple[PruningPlan, ImportanceReport | None]:
+    base = BaseIdentity.of(transformer_model(encoder), name)
+    _rehearse(base, config)
+    plan, report = PruningPlan(base=base), None
+    if config.drops:
+        if config.drop_config.needs_scores:
+            report = analyze(
+                encoder, calibration, max_length=config.max_length, show_progress=show_progress
+            )
+        plan = drop(base, config.drop_config, report)
+    if config.keep_neurons is not None:
+        plan = reconstruct(
+            encoder,
+            calibration,
+            config.reconstruct_config,
+            plan=plan,
+            show_progress=show_progress,
+        )
+    return plan, report
+
+
+def _rehearse(base: BaseIdentity, config: CompressConfig) -> None:
+    """Refuse what the base cannot give before any text runs through it.
+
+    Only where all layers are alike: in others, what can go depends on the scores.
+
+    Raises:
+        ValueError: As `drop` and `reconstruct`.
+    """
+    sizes = (base.mlp_widths, base.mlp_parameters, base.attention_parameters)
+    if base.dropped_attention or any(len(set(of_layers)) > 1 for of_layers in sizes):
+        return
+    plan, alike = PruningPlan(base=base), (0.0,) * base.layers
+    if config.drops:
+        report = ImportanceReport(
+            base=base, calibration={}, attention=alike, mlp=alike, block=alike
+        )
+        plan = drop(base, config.drop_config, report)
+    if config.keep_neurons is not None:
+        check_plan(plan, config.reconstruct_config)

@@ -1,0 +1,219 @@
+"""Prune MLP neurons without gradients, and refit the output projection of what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..encoder.encoder import transformer_model
+from ..encoder.turns import turns_of
+from ..fields import check_fields
+from ..model.apply import check_code
+from ..model.hooks import evaluation_mode
+from ..model.identity import BaseIdentity
+from ..model.plan import PruningPlan
+from .ranking import check_widths, choose_widths
+from .refit import Calibrator
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ..data.calibration import Calibration
+
+METHODS = ("reconstruct", "mean", "plain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructConfig:
+    """How many MLP neurons stay, and what makes up for the others."""
+
+    keep_neurons: float | None
+    """Share of the neurons in the MLPs that are left which stays, in (0, 1]; 1 only refits the MLPs
+    left, to make up for dropped sublayers; None keeps the neurons that the plan names (from `slim`)
+    and refits those."""
+    method: str = "reconstruct"
+    """`reconstruct` refits the output projection; `mean` adds the mean output of the removed
+    neurons to its bias; `plain` only removes."""
+    multiple_of: int = 64
+    """Narrowed widths are multiples of this; 1 as in the paper."""
+    min_width: int = 1
+    """No layer goes below it."""
+    ridge: float = 1e-3
+    """Pull of the refit towards the present weights, as a share of the mean squared activation."""
+    correction: float = 0.5
+    """Share of the error of earlier layers that a refit has to make good, in [0, 1]."""
+    max_length: int | None = None
+    """Tokens of a calibration text; None is the model's own limit."""
+    batch_tokens: int = 8192
+    """Padded tokens a forward pass."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.keep_neurons is None and self.method != "reconstruct":
+            raise ValueError(
+                f"method={self.method!r} chooses the neurons itself; say how many with keep_neurons"
+            )
+        if self.keep_neurons is not None and not 0 < self.keep_neurons <= 1:
+            raise ValueError(
+                f"keep_neurons={self.keep_neurons} must lie above 0 and be at most 1; 0.5 keeps "
+                "half of the neurons"
+            )
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r} is not known; choose {', '.join(METHODS)}")
+        for name in ("multiple_of", "min_width", "batch_tokens", "max_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        if self.keep_neurons == 1 and self.method != "reconstruct":
+            raise ValueError(
+                f"keep_neurons=1 removes no neuron, so method={self.method!r} has nothing to do; "
+                "keep fewer neurons, or refit the MLPs left (method='reconstruct')"
+            )
+        if not 0 < self.ridge <= 1:
+            raise ValueError(f"ridge={self.ridge} must lie above 0 and be at most 1")
+        if not 0 <= self.correction <= 1:
+            raise ValueError(f"correction={self.correction} must lie from 0 to 1")
+
+
+def reconstruct(
+    encoder: SentenceTransformer,
+    calibration: Calibration,
+    config: ReconstructConfig,
+    *,
+    plan: PruningPlan | None = None,
+    show_progress: bool = False,
+) -> PruningPlan:
+    """Choose the MLP neurons that stay and refit the output projections to them, without gradients.
+
+    The model is run, never changed. First, neurons are ranked by backward elimination: each step
+    removes the one whose loss the others make good best. Widths follow from one ranking over all
+    layers, with each token's error in units of its residual stream and each text counting alike.
+    Then, layer by layer, `W` and `b` minimise `|W a + b - y|^2` over the calibration tokens, `a`
+    being the activations of the kept neurons as the already narrowed layers cause them, and `y` the
+    output of the full MLP plus `correction` times what the residual stream lacks by then. Sums are
+    kept, hidden states are not: memory does not grow with the number of texts, and layer `l` costs
+    two runs of the layers up to it.
+
+    Families whose output projection has no bias get none by `reconstruct`; `mean` adds one.
+
+    Args:
+        encoder: The base model in a Sentence Transformers model.
+        calibration: Texts to fit on. No prompt is put in front of them.
+        config: How many neurons stay, and how.
+        plan: Sublayers that go anyway, from `drop`, and, where `keep_neurons` is None, the neurons
+            that stay, from `slim`.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        The plan with kept neurons, new output projections, and measured errors in `made_by`.
+
+    Raises:
+        ValueError: The plan is of another base, already narrows MLPs (or does not, where
+            `keep_neurons` is None), no MLP is left, widths cannot be met, or activations are not
+            finite.
+        RuntimeError: A layer did not run, or a refit is worse than plain removal.
+    """
+    model = transformer_model(encoder)
+    check_code(model)
+    base = BaseIdentity.of(model)
+    plan = PruningPlan(base=base) if plan is None else plan
+    plan.base.check_same(base)
+    check_plan(plan, config)
+    calibrator = Calibrator(encoder, calibration, config, show_progress)
+    outputs: dict[int, dict[str, Any]] = {}
+    errors: dict[str, dict[str, float]] = {}
+    # hooks see every run of the model, so nobody else may run it meanwhile
+    with turns_of(encoder), evaluation_mode(model):
+        neurons: dict[int, torch.Tensor]
+        means: dict[int, torch.Tensor] = {}
+        if config.keep_neurons is None:
+            neurons = dict(plan.neurons)
+        elif config.keep_neurons == 1:
+            neurons = {x: torch.arange(width) for x, width in enumerate(plan.mlp_widths) if width}
+        else:
+            neurons, means = _choose_neurons(calibrator, plan, config, config.keep_neurons)
+        plan = replace(plan, neurons={})
+        if config.method == "mean":
+            outputs = calibrator.mean_outputs(neurons, means)
+        elif config.method == "reconstruct":
+            outputs, errors = calibrator.refit(plan, neurons)
+    record = {
+        "stage": "reconstruct",
+        "config": asdict(config),
+        "calibration": {
+            "source": calibration.source,
+            "sha256": calibration.sha256,
+            "texts": len(calibration.texts),
+            "tokens": calibrator.tokens,
+        },
+        "relative_errors": errors,
+    }
+    narrowed = {x: kept for x, kept in neurons.items() if len(kept) < base.mlp_widths[x]}
+    return replace(plan, neurons=narrowed, outputs=outputs, made_by=(*plan.made_by, record))
+
+
+def _choose_neurons(
+    calibrator: Calibrator, plan: PruningPlan, config: ReconstructConfig, keep: float
+) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    """Return the neurons that stay in narrowed layers, and all neurons' mean activations."""
+    widths = {layer: width for layer, width in enumerate(plan.mlp_widths) if width}
+    removals, means = calibrator.rank(plan, widths)
+    narrowed = choose_widths(
+        removals,
+        total=_total(widths, keep),
+        multiple_of=config.multiple_of,
+        min_width=config.min_width,
+    )
+    neurons = {
+        layer: removals[layer].kept(width)
+        for layer, width in narrowed.items()
+        if width < widths[layer]
+    }
+    return neurons, means
+
+
+def check_plan(plan: PruningPlan, config: ReconstructConfig) -> None:
+    """Refuse a plan that `reconstruct` cannot start from, before any text is read.
+
+    Raises:
+        ValueError: As `reconstruct`, for all but another base.
+    """
+    if config.keep_neurons is None:
+        if plan.outputs or not plan.neurons:
+            what = "is refitted already" if plan.outputs else "names no neurons that stay"
+            raise ValueError(
+                f"the plan {what}; slim first (effir slim), or say how many neurons stay "
+                "(--keep-neurons)"
+            )
+        return
+    if config.keep_neurons == 1 and not (plan.drop_mlp or plan.drop_attention):
+        raise ValueError(
+            "keep_neurons=1 on a plan that drops nothing leaves nothing to make up for; keep fewer "
+            "neurons, or drop sublayers first (effir drop)"
+        )
+    if plan.neurons or plan.outputs:
+        raise ValueError("the plan narrows MLPs already; start from one that only drops sublayers")
+    widths = {layer: width for layer, width in enumerate(plan.mlp_widths) if width}
+    if not widths:
+        raise ValueError("no MLP is left to take neurons from; drop fewer MLPs")
+    if config.keep_neurons == 1:
+        return
+    narrowest = min(widths, key=lambda layer: widths[layer])
+    if widths[narrowest] < config.multiple_of:
+        raise ValueError(
+            f"multiple_of={config.multiple_of} is more than the {widths[narrowest]} neurons of "
+            f"layer {narrowest}; choose at most that"
+        )
+    check_widths(
+        widths,
+        total=_total(widths, config.keep_neurons),
+        multiple_of=config.multiple_of,
+        min_width=config.min_width,
+    )
+
+
+def _total(widths: Mapping[int, int], keep: float) -> int:
+    return round(keep * sum(widths.values()))

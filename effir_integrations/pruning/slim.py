@@ -1,0 +1,277 @@
+"""Self-slimming: train a gate on every MLP neuron, keep the neurons whose gates stay high."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from ..encoder.encoder import transformer_model
+from ..encoder.history import history_of, with_stage
+from ..files import new_file
+from ..model.apply import apply, check_code
+from ..model.families import find
+from ..model.identity import BaseIdentity
+from ..model.masking import masked
+from ..model.plan import PruningPlan
+from ..model.surgery import mlp_widths, model_layers, narrow_again, remove_gate, widen
+from ..training.config import TrainConfig
+from ..training.launch import is_main_process, is_sharded, processes
+from ..training.lora import check_no_adapter
+from ..training.losses import LossTerms, RetrievalLoss
+from ..training.order import example_keys
+from ..training.stage import Stage, data_record, prepare_work, train
+from .export import check_sliced_equals_masked, probe, save
+from .ranking import Removal, choose_widths
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ..data.training_examples import TrainingData
+
+GATES_FILE = "gates.safetensors"
+BASE_FOLDER = "base"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlimConfig(TrainConfig):
+    """How the gates are trained, and how many neurons go by them."""
+
+    after_training = ("sparsity", "multiple_of", "min_width")
+    """Trained gates can be cut at any sparsity."""
+    sparsity: float = 0.3
+    """Share of the neurons in the MLPs left that goes, in (0, 1) (main setting: 0.3)."""
+    steps: int | None = 500
+    """Optimizer steps (A.1: 500)."""
+    learning_rate: float = 1e-5
+    """Of the weights, where they train too."""
+    gate_learning_rate: float = 1e-2
+    """Of the gates; the paper does not state it."""
+    beta: float = 5.0
+    """Steepness of the surrogate of the gates' number (eq. 8)."""
+    gate_weight: float = 1e-8
+    """lambda, the weight of that surrogate (eq. 8)."""
+    temperature: float = 0.02
+    """Of the contrastive loss (A.2)."""
+    train_base: bool = False
+    """Also train the weights, with `learning_rate`; the paper can be read either way."""
+    multiple_of: int = 64
+    """Narrowed widths are multiples of this; 1 as in the paper."""
+    min_width: int = 1
+    """No layer goes below it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.sparsity < 1:
+            raise ValueError(
+                f"sparsity={self.sparsity} must lie between 0 and 1, ends excluded; 0.3 removes "
+                "three neurons of ten"
+            )
+        for name in ("gate_learning_rate", "beta", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if not self.gate_weight >= 0:
+            raise ValueError(f"gate_weight={self.gate_weight} must be 0 or more")
+        for name in ("multiple_of", "min_width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+def slim(
+    encoder: SentenceTransformer,
+    data: TrainingData,
+    config: SlimConfig,
+    work: str | Path,
+    *,
+    plan: PruningPlan | None = None,
+    force: bool = False,
+    show_progress: bool = False,
+) -> PruningPlan:
+    """Choose the MLP neurons that stay by gates trained on retrieval (section 5.1, A.1).
+
+    Every MLP left computes `W_down( relu(z) * act(W_gate x) * (W_up x) )` (eq. 7) with `z = 1` at
+    the start. `z` is trained on `InfoNCE + lambda * sum_i sigmoid(beta |relu(z_i)|)` (eq. 8), then
+    all `relu(z)` are ranked together and the lowest `sparsity` of the neurons goes. Gates are fp32
+    whatever the model's dtype, and are not kept: a neuron stays whole or goes.
+
+    Args:
+        encoder: The base, loaded with `load`; it is used up.
+        data: Queries with positives and hard negatives.
+        config: How to train, and how many neurons go.
+        work: Folder of checkpoints; a killed run goes on from the last one there. Ends up with
+            `gates.safetensors`, the fp32 gates of every layer, and with `train_base` also with
+            `base/`, the trained model that the plan is then for.
+        plan: Sublayers that go anyway, from `drop`.
+        force: Start anew whatever is in `work`.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        The plan with the kept neurons.
+
+    Raises:
+        ValueError: The plan is of another base or narrows MLPs already, no MLP is left, widths
+            cannot be met, the model carries an adapter, or `work` is of another run.
+        RuntimeError: The loss is not finite, or the sliced model differs from the masked one.
+    """
+    work = Path(work)
+    model = transformer_model(encoder)
+    check_no_adapter(model)
+    check_code(model)
+    base = BaseIdentity.of(model)
+    plan = PruningPlan(base=base) if plan is None else plan
+    plan.base.check_same(base)
+    _check_prunable(plan, config)
+    stage = Stage(name="slim", config=config, data=data_record(data))
+    prepare_work(work, {**stage.manifest(encoder), "drop": _dropped(plan)}, force=force)
+    gates = _add_gates(encoder, plan, config)
+    dtypes = widen(transformer_model(encoder)) if config.train_base else {}
+    log = train(
+        encoder,
+        data.dataset,
+        _loss(encoder, gates, config),
+        config,
+        work,
+        keys=example_keys(data.dataset),
+        learning_rates={r"neuron_gate$": config.gate_learning_rate},
+        description="Training gates",
+        show_progress=show_progress,
+    )
+    values = {layer: gate.detach().relu().cpu() for layer, gate in gates.items()}
+    neurons = _choose(values, config)
+    _close_gates(encoder, gates, neurons)
+    record = {**stage.record(), "log": log[:1] + log[-1:]}
+    if config.train_base:
+        plan = _trained_base(encoder, plan, record, work, dtypes)
+    if is_main_process():
+        with new_file(work / GATES_FILE) as partial:
+            save_file({f"layers.{x}": value for x, value in values.items()}, partial)
+    return replace(plan, neurons=neurons, made_by=(*plan.made_by, record))
+
+
+def _dropped(plan: PruningPlan) -> dict[str, Any]:
+    return {"mlp": list(plan.drop_mlp), "attention": list(plan.drop_attention)}
+
+
+def _check_prunable(plan: PruningPlan, config: SlimConfig) -> None:
+    if plan.neurons or plan.outputs:
+        raise ValueError("the plan narrows MLPs already; start from one that only drops sublayers")
+    widths = [width for width in plan.mlp_widths if width]
+    if not widths:
+        raise ValueError("no MLP is left to take neurons from; drop fewer MLPs")
+    floor = -(-config.min_width // config.multiple_of) * config.multiple_of
+    if len(widths) * floor > (1 - config.sparsity) * sum(widths):
+        raise ValueError(
+            f"sparsity={config.sparsity} leaves {(1 - config.sparsity) * sum(widths):.0f} neurons, "
+            f"but {len(widths)} MLPs of at least {floor} (min_width, multiple_of) need "
+            f"{len(widths) * floor}; lower one of the three"
+        )
+    if is_sharded():
+        raise ValueError(
+            "gates are not trained with weights cut up between processes (FSDP, DeepSpeed); launch "
+            "without sharding: frozen weights need no optimizer state"
+        )
+    if config.mini_batch_size and processes() > 1:
+        raise ValueError("gates are not trained with mini_batch_size on several processes; drop it")
+
+
+def _add_gates(
+    encoder: SentenceTransformer, plan: PruningPlan, config: SlimConfig
+) -> dict[int, nn.Parameter]:
+    """Carry the plan out, gate every neuron left, and return the gates by layer."""
+    encoder[0].model = apply(transformer_model(encoder), plan, gates=True)
+    model = transformer_model(encoder)
+    model.requires_grad_(config.train_base)
+    gates = {}
+    for layer, output in _outputs(encoder).items():
+        gates[layer] = output.neuron_gate.requires_grad_(True)
+        if gates[layer].dtype != torch.float32:
+            raise RuntimeError(f"the gates of layer {layer} are {gates[layer].dtype}, not float32")
+    return gates
+
+
+def _outputs(encoder: SentenceTransformer) -> dict[int, Any]:
+    model = transformer_model(encoder)
+    architecture = find(model.config)
+    layers = model_layers(model, architecture)
+    return {
+        layer: layers[layer].get_submodule(architecture.mlp_output)
+        for layer, width in enumerate(mlp_widths(model, architecture))
+        if width
+    }
+
+
+def _loss(
+    encoder: SentenceTransformer, gates: Mapping[int, nn.Parameter], config: SlimConfig
+) -> RetrievalLoss:
+    terms = LossTerms(
+        temperature=config.temperature, gate_weight=config.gate_weight, beta=config.beta
+    )
+    return RetrievalLoss(
+        encoder, terms, gates=list(gates.values()), mini_batch_size=config.mini_batch_size
+    )
+
+
+def _choose(values: Mapping[int, torch.Tensor], config: SlimConfig) -> dict[int, torch.Tensor]:
+    """Rank all gates together and return the neurons that stay in narrowed layers."""
+    removals = {}
+    for layer, gate in values.items():
+        if not bool(gate.isfinite().all()):
+            raise RuntimeError(
+                f"the gates of layer {layer} are not finite; lower the learning rate"
+            )
+        cost, order = gate.double().sort(stable=True)
+        removals[layer] = Removal(order=order, cost=cost)
+    total = round((1 - config.sparsity) * sum(len(gate) for gate in values.values()))
+    widths = choose_widths(
+        removals, total=total, multiple_of=config.multiple_of, min_width=config.min_width
+    )
+    return {
+        layer: removals[layer].kept(width)
+        for layer, width in widths.items()
+        if width < len(values[layer])
+    }
+
+
+@torch.no_grad()
+def _close_gates(
+    encoder: SentenceTransformer,
+    gates: Mapping[int, nn.Parameter],
+    neurons: Mapping[int, torch.Tensor],
+) -> None:
+    """Set the gates to the binary mask of A.1, compare with the neurons gone, take them off."""
+    for layer, gate in gates.items():
+        kept = neurons.get(layer, torch.arange(len(gate)))
+        gate.zero_()
+        gate[kept.to(gate.device)] = 1
+    gated = probe(encoder)
+    _remove_gates(encoder)
+    model = transformer_model(encoder)
+    with masked(model, PruningPlan(base=BaseIdentity.of(model), neurons=neurons)):
+        check_sliced_equals_masked(gated, probe(encoder), model.dtype)
+
+
+def _remove_gates(encoder: SentenceTransformer) -> None:
+    for output in _outputs(encoder).values():
+        remove_gate(output)
+    transformer_model(encoder).config.mlp_gates = False
+
+
+def _trained_base(
+    encoder: SentenceTransformer,
+    plan: PruningPlan,
+    record: Mapping[str, Any],
+    work: Path,
+    dtypes: Mapping[str, torch.dtype],
+) -> PruningPlan:
+    """Write the trained weights as a model of their own, which the neurons are then taken from."""
+    narrow_again(transformer_model(encoder), dtypes)
+    folder = work / BASE_FOLDER
+    if is_main_process():
+        save(encoder, with_stage(history_of(plan), record), folder, force=True)
+    identity = BaseIdentity.of(transformer_model(encoder), str(folder))
+    return PruningPlan(base=identity, made_by=plan.made_by)

@@ -1,0 +1,194 @@
+"""Heal a pruned encoder by its teacher's vectors: texts are enough, no labels are needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..encoder.encoder import transformer_model
+from ..encoder.tokenization import cut_to
+from ..extras import import_extra
+from ..files import new_file
+from ..model.identity import BaseIdentity
+from ..pruning.export import source_of
+from .checkpoints import check_sealed, seal
+from .heal import HealConfig, heal
+from .launch import is_main_process
+from .losses import DistillationLoss
+from .stage import Stage, train
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ..data.calibration import Calibration
+
+TEACHER_FILE = "teacher.arrow"
+TEACHER_LISTING = "teacher.json"
+TARGETS = ("vectors", "similarities")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(HealConfig):
+    """What of the teacher is followed, and how."""
+
+    target: str = "vectors"
+    """`vectors`: each text's vector, so that the student stays in the teacher's space and reads its
+    index; `similarities`: the cosines between the texts of a batch, for a teacher of any size."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target not in TARGETS:
+            raise ValueError(f"target={self.target!r} is not known; choose {', '.join(TARGETS)}")
+
+
+def distill(
+    encoder: SentenceTransformer,
+    teacher: SentenceTransformer,
+    texts: Calibration,
+    config: DistillConfig,
+    out: str | Path,
+    *,
+    teacher_texts: Calibration | None = None,
+    history: Mapping[str, Any] | None = None,
+    force: bool = False,
+    show_progress: bool = False,
+) -> SentenceTransformer:
+    """Train an encoder to give its teacher's vectors, and write it as a folder.
+
+    The teacher runs once over the texts; its vectors are kept on disk. With `vectors` the loss is
+    `|s - t|^2 = 2 - 2 cos(s, t)` of the unit vectors, with `similarities` the mean squared
+    difference of all cosines within the batch. Otherwise as `finetune`.
+
+    Args:
+        encoder: A pruned encoder, loaded with `load`; it is used up.
+        teacher: The full model, most often.
+        texts: What both read: documents, queries or both, in the form in which they are encoded.
+        config: How to train.
+        out: Folder to write; must be new or empty unless `force`.
+        teacher_texts: What the teacher reads instead, text for text: the same behind prompts of its
+            own, or behind none.
+        history: Of the encoder, to go on with; None begins one.
+        force: Replace what is there and start anew.
+        show_progress: Draw progress bars.
+
+    Returns:
+        The encoder as loaded from the written folder.
+
+    Raises:
+        FileExistsError: `out` holds something else and `force` was not given, or files of others.
+        ValueError: The teacher's vectors have another dimension and `vectors` is the target, there
+            are more or fewer `teacher_texts` than texts, the model carries an adapter, the
+            checkpoints are of another run, `out` holds a model that is read or lies in it, or
+            another process trains into it.
+        RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
+    """
+    ours, theirs = (model.get_embedding_dimension() for model in (encoder, teacher))
+    if config.target == "vectors" and ours != theirs:
+        raise ValueError(
+            f"the teacher's vectors have {theirs} dimensions and the student's {ours}; choose a "
+            "teacher of the same, or follow its similarities (target='similarities')"
+        )
+    read = texts if teacher_texts is None else teacher_texts
+    if len(read) != len(texts):
+        raise ValueError(
+            f"{len(read)} teacher_texts for {len(texts)} texts; give one for each, in their order"
+        )
+    teacher_model = transformer_model(teacher)
+    data = {
+        "source": texts.source,
+        "sha256": texts.sha256,
+        "examples": len(texts.texts),
+        "teacher": teacher_model.config.name_or_path,
+        "teacher_fingerprint": BaseIdentity.of(teacher_model).fingerprint,
+    }
+    if teacher_texts is not None:
+        data["teacher_sha256"] = read.sha256
+
+    def run(work: Path) -> list[dict[str, float]]:
+        dataset = _with_vectors(texts.texts, read.texts, teacher, config, work, show_progress)
+        return train(
+            encoder,
+            dataset,
+            DistillationLoss(encoder, config.target),
+            config,
+            work,
+            description="Distilling",
+            show_progress=show_progress,
+        )
+
+    stage = Stage(name="distill", config=config, data=data)
+    sources = [source_of(teacher)]
+    return heal(encoder, stage, run, Path(out), history=history, force=force, sources=sources)
+
+
+def _with_vectors(
+    texts: Sequence[str],
+    read: Sequence[str],
+    teacher: SentenceTransformer,
+    config: DistillConfig,
+    work: Path,
+    show_progress: bool,
+) -> Any:
+    """Return a dataset of texts and the teacher's vectors, memory-mapped from disk.
+
+    The first process writes it, once; the others wait for it.
+
+    Raises:
+        ValueError: What an earlier run wrote was changed since.
+    """
+    datasets = import_extra("datasets", "train")
+    path, listing = work / TEACHER_FILE, work / TEACHER_LISTING
+    if is_main_process() and listing.is_file():
+        check_sealed(listing)
+    elif is_main_process():
+        features = datasets.Features(
+            text=datasets.Value("string"), label=datasets.List(datasets.Value("float32"))
+        )
+        with new_file(path) as partial:
+            writer = datasets.arrow_writer.ArrowWriter(path=str(partial), features=features)
+            with writer:
+                for row in _rows(texts, read, teacher, config.max_length, show_progress):
+                    writer.write(row)
+                writer.finalize()
+        seal(listing, [path])
+    while not listing.is_file():
+        time.sleep(0.2)
+    return datasets.Dataset.from_file(str(path))
+
+
+def _rows(
+    texts: Sequence[str],
+    read: Sequence[str],
+    teacher: SentenceTransformer,
+    max_length: int | None,
+    show_progress: bool,
+) -> Iterator[dict[str, Any]]:
+    window = 1024
+    bar = tqdm(
+        total=len(texts),
+        desc="Teacher",
+        unit="text",
+        delay=2,
+        disable=not show_progress,
+        leave=False,
+    )
+    with bar:
+        for start in range(0, len(texts), window):
+            part = list(texts[start : start + window])
+            given = list(read[start : start + window])
+            found = teacher.encode(given, convert_to_tensor=True, **cut_to(teacher, max_length))
+            vectors = found.float().cpu().numpy()
+            if bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist():
+                raise ValueError(
+                    f"the teacher's vector of text {start + bad[0]} is not finite; check its "
+                    "weights, or load it in fp32"
+                )
+            for text, vector in zip(part, vectors, strict=True):
+                yield {"text": text, "label": vector}
+            bar.update(len(part))

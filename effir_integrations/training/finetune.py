@@ -1,0 +1,99 @@
+"""Fine-tune a pruned encoder for retrieval: contrastive loss and the teacher's scores (A.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .heal import HealConfig, heal
+from .losses import LossTerms, RetrievalLoss
+from .order import example_keys
+from .stage import Stage, data_record, train
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from ..data.training_examples import TrainingData
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(HealConfig):
+    """What is learned from, and how."""
+
+    temperature: float = 0.02
+    """Of the contrastive loss (A.2)."""
+    teacher_weight: float = 1.0
+    """Of the divergence from the teacher's scores, where the examples carry them; 0 ignores them
+    (A.2 sums the two losses)."""
+    teacher_temperature: float = 1.0
+    """What the teacher's scores are divided by; the paper does not state it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("temperature", "teacher_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if not self.teacher_weight >= 0:
+            raise ValueError(f"teacher_weight={self.teacher_weight} must be 0 or more")
+
+
+def finetune(
+    encoder: SentenceTransformer,
+    data: TrainingData,
+    config: FinetuneConfig,
+    out: str | Path,
+    *,
+    history: Mapping[str, Any] | None = None,
+    force: bool = False,
+    show_progress: bool = False,
+) -> SentenceTransformer:
+    """Train an encoder on queries with positives and negatives, and write it as a folder.
+
+    The loss is InfoNCE over the positive, the hard negatives and the batch (eq. 2) plus, where the
+    examples carry a cross-encoder's scores, the KL divergence to them over each query's own
+    candidates. What trains is a LoRA adapter on every projection that is left, merged at the end in
+    fp32, or all weights. Checkpoints lie in `OUT.training` beside `out`, and are removed when `out`
+    is written; a killed run goes on from them.
+
+    Args:
+        encoder: A pruned (or any) encoder, loaded with `load`; it is used up.
+        data: The examples; scored if the teacher is to be followed.
+        config: How to train.
+        out: Folder to write; must be new or empty unless `force`.
+        history: Of the encoder, to go on with; None begins one.
+        force: Replace what is there and start anew.
+        show_progress: Draw a progress bar.
+
+    Returns:
+        The encoder as loaded from the written folder.
+
+    Raises:
+        FileExistsError: `out` holds something else and `force` was not given, or files of others.
+        ValueError: The model carries an adapter, the checkpoints are of another run, `out` holds
+            the model or lies in it, or another process trains into it.
+        RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
+    """
+    weight = config.teacher_weight if data.scored else 0.0
+    terms = LossTerms(
+        temperature=config.temperature,
+        teacher_weight=weight,
+        teacher_temperature=config.teacher_temperature,
+    )
+
+    def run(work: Path) -> list[dict[str, float]]:
+        loss = RetrievalLoss(encoder, terms, mini_batch_size=config.mini_batch_size)
+        return train(
+            encoder,
+            data.dataset,
+            loss,
+            config,
+            work,
+            keys=example_keys(data.dataset),
+            description="Fine-tuning",
+            show_progress=show_progress,
+        )
+
+    stage = Stage(name="finetune", config=config, data=data_record(data))
+    return heal(encoder, stage, run, Path(out), history=history, force=force)

@@ -1,0 +1,51 @@
+"""The table covers what it promises and refuses the rest by name."""
+
+from __future__ import annotations
+
+import pytest
+import transformers
+from tiny import tiny_model
+
+from effir_integrations.model.families import ARCHITECTURES, find
+
+PROMISED = (
+    "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 modernbert bert roberta xlm-roberta "
+    "mpnet distilbert gpt_neox gpt2"
+).split()
+
+
+def test_every_promised_family_has_a_row():
+    assert sorted(ARCHITECTURES) == sorted(PROMISED)
+
+
+def test_every_path_of_a_row_exists_in_every_layer(family):
+    model = tiny_model(family)
+    row = find(model.config)
+    paths = [row.attention_output, *row.mlp_inputs, row.mlp_output, row.between]
+    paths += [*row.without_attention, *row.without_mlp]
+    paths += [row.attention_sum, row.mlp_sum, row.attention, row.mlp]
+    for layer in model.get_submodule(row.layers):
+        for path in paths:
+            layer.get_submodule(path)
+
+
+def test_the_parallel_residual_follows_the_config():
+    row = ARCHITECTURES["gpt_neox"]
+    assert row.is_parallel(transformers.GPTNeoXConfig(use_parallel_residual=True))
+    assert not row.is_parallel(transformers.GPTNeoXConfig(use_parallel_residual=False))
+    assert not ARCHITECTURES["llama"].is_parallel(transformers.LlamaConfig())
+
+
+@pytest.mark.parametrize("config", ["MixtralConfig", "T5Config", "PhiConfig", "FalconConfig"])
+def test_other_families_are_refused_by_name_with_the_list(config):
+    config = getattr(transformers, config)()
+    with pytest.raises(ValueError, match=f"'{config.model_type}' is not supported") as error:
+        find(config)
+    assert all(family in str(error.value) for family in PROMISED)
+    assert "\n" not in str(error.value)
+
+
+def test_cross_attention_is_refused():
+    config = transformers.BertConfig(is_decoder=True, add_cross_attention=True)
+    with pytest.raises(ValueError, match="cross-attention"):
+        find(config)
