@@ -25,7 +25,7 @@ from claims_quality import claim_1, claim_2, claim_3
 from claims_rows import NotMeasured
 from claims_speed import claim_6
 
-from effir_integrations.cli import console
+from effir_integrations import errors
 from effir_integrations.encoder.mini import MINI
 from effir_integrations.files import new_file
 
@@ -117,8 +117,8 @@ def _command(options: argparse.Namespace) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the command line asks for."""
     options = parser().parse_args(arguments)
-    with console.plain_errors(options.debug):
-        console.quiet_libraries()
+    with errors.plain_errors(options.debug):
+        errors.quiet_libraries()
         run(options)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from claims_lab import ROWS_FILE
 
-from effir_integrations.cli import console
+from effir_integrations import errors
 from effir_integrations.files import read_json
 
 ALLOWED = 0.002
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("work", type=Path, nargs=2, help="--work folders of two runs")
     options = parser.parse_args(arguments)
-    with console.plain_errors(debug=False):
+    with errors.plain_errors(debug=False):
         rows = [read_json(work / ROWS_FILE, "rows of claims.py") for work in options.work]
         found = differences(*rows)
     for kind, values in found.items():

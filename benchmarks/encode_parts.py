@@ -20,10 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from effir_integrations import export, load
 from effir_integrations.data.beir import RetrievalData, load_beir
 from effir_integrations.encoder.encoder import transformer_model
+from effir_integrations.encoder.folder import save
 from effir_integrations.encoder.history import history_at
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.pruning.export import save
 
 Run = Callable[[], Any]
 """Encodes all texts of a job; returns a list of arrays or of lists of numbers, in order."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from . import errors
 from .adapters.lazy_encoder import LazyEncoder
 from .cli import console
 from .data.beir import DROP_SAME_ID, RetrievalData, load_beir
@@ -276,8 +277,8 @@ def run_recipe(
         SystemExit: Something went wrong, which one line on standard error says.
     """
     options = parser.parse_args(arguments)
-    with console.plain_errors(options.debug):
-        console.quiet_libraries()
+    with errors.plain_errors(options.debug):
+        errors.quiet_libraries()
         results = list(main(Recipe(name, options)))
         if options.json:
             first, *others = [result.to_json() for result in results]

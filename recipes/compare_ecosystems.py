@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
+from effir_integrations import errors
 from effir_integrations.cli import console
 from effir_integrations.evaluation.compare import search_table
 from effir_integrations.evaluation.evaluate import Evaluation
@@ -110,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("data", "split", "drop-same-id", "max-length", "precision", "device"):
         value = getattr(options, name.replace("-", "_"))
         shared += [f"--{name}", str(value)] if value is not None else []
-    with console.plain_errors(options.debug):
+    with errors.plain_errors(options.debug):
         found = compare_ecosystems(options.model or [None], options.ecosystems, shared, options.out)
         rows = unique(found)
         content = [row.to_json() for row in rows] if options.json else search_table(rows)

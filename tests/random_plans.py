@@ -14,8 +14,8 @@ from stored import tensors_of
 
 from effir_integrations import Encoder, export, load
 from effir_integrations.data.calibration import Calibration
+from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
-from effir_integrations.model.masking import masked
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.pruning.export import export_from_disk
 from effir_integrations.pruning.reconstruct import METHODS, ReconstructConfig, reconstruct

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from ..encoder.encoder import clean_text, role_prompt
+from ..data.text import clean_text
+from ..encoder.encoder import role_prompt
 from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.loading import load
 from ..encoder.model_files import identify_files

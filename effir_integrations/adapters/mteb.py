@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.beir import RetrievalData, retrieval_data
 from ..data.hub import HUB_NAME
-from ..encoder.encoder import clean_text
+from ..data.text import clean_text
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from .console import EXIT_CODES
+from ..errors import EXIT_CODES
 
 app = typer.Typer(
     name="effir",

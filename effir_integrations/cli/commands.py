@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from .. import errors
 from ..fields import blamed_on, check_fields
 from ..files.locks import locked
 from ..model.identity import BaseIdentity
 from ..model.plan import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
-from . import console
 
 if TYPE_CHECKING:
     from ..pruning.compress import Compressed
@@ -85,7 +85,7 @@ def run_analyze(
     from ..encoder.loading import find_architecture, load
     from ..pruning.analyze import analyze
 
-    console.quiet_libraries()
+    errors.quiet_libraries()
     find_architecture(model)
     chosen = load_calibration(calibration, limit=texts)
     with locked(out):
@@ -180,7 +180,7 @@ def run_reconstruct(
     from ..encoder.recorded_base import base_source
     from ..pruning.reconstruct import ReconstructConfig, reconstruct
 
-    console.quiet_libraries()
+    errors.quiet_libraries()
     with locked(run):
         keep = settings["keep_neurons"]
         plan = slimmed_plan(run) if keep is None else None
@@ -241,7 +241,7 @@ def run_export(
     from ..files import claimed
     from ..pruning.export import export, export_from_disk
 
-    console.quiet_libraries()
+    errors.quiet_libraries()
     plan = PruningPlan.load(run)
     name = base_source(model, plan.base.name, run)
     with claimed(out, force=force, sources=[name]):
@@ -278,7 +278,7 @@ def run_compress(
         model, out = target.model, Path(target.out) if target.out else None
     if model is None or out is None:
         raise ValueError("name the model and the folder to write: effir compress MODEL OUT")
-    console.quiet_libraries()
+    errors.quiet_libraries()
     config = CompressConfig.from_mapping(settings)
     result = compress(model, out, config, force=force, show_progress=show_progress)
     return result, Path(out)

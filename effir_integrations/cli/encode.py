@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .. import errors
+from ..errors import plain_errors
 from . import console
 from .app import app
-from .console import plain_errors
 from .options import Debug, Device, EncodingPrecision, Force, Json, MaxLength, Model, Quiet
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def encode_command(
     effir encode MODEL --data s3://bucket/corpus --out s3://bucket/vectors --ray auto
     """
     with plain_errors(debug):
-        console.quiet_libraries()
+        errors.quiet_libraries()
         show_progress = not (quiet or as_json)
         settings: dict[str, Any] = {
             "prompt": prompt,

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 
+from .. import errors
+from ..errors import plain_errors
 from . import console
 from .app import app
-from .console import plain_errors
 from .options import Data, Debug, DropSameId, Dtype, Json, MaxLength, Model, Quiet, Split
 
 
@@ -33,7 +34,7 @@ def evaluate_command(
         from ..evaluation.compare import comparison_table
         from ..evaluation.evaluate import evaluate
 
-        console.quiet_libraries()
+        errors.quiet_libraries()
         result = evaluate(
             model,
             data,
@@ -63,7 +64,7 @@ def compare_command(
     with plain_errors(debug):
         from ..evaluation.compare import compare, comparison_table
 
-        console.quiet_libraries()
+        errors.quiet_libraries()
         results = compare(
             models,
             data,
@@ -87,7 +88,7 @@ def show_command(
     with plain_errors(debug):
         from .shown import show
 
-        console.quiet_libraries()
+        errors.quiet_libraries()
         shown = show(folder)
         console.show(shown.values if as_json else shown.table, as_json, quiet=False)
 
@@ -116,7 +117,7 @@ def demo_command(
         from ..demo.questions import answers_table
         from ..evaluation.compare import comparison_table
 
-        console.quiet_libraries()
+        errors.quiet_libraries()
         show_progress = not (quiet or as_json)
         results = demo(model, out, show_progress=show_progress)
         if not as_json:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ..errors import plain_errors
 from . import console
 from .app import app
-from .console import plain_errors
 from .options import Debug, Dtype, Force, Json, MaxLength, MultipleOf, Quiet, Run
 
 Source = Annotated[

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..files.locks import locked
 from ..model.plan import PLAN_FILE, PruningPlan
-from . import console
 from .commands import plan_so_far
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run_slim(
     from ..training.launch import is_main_process, local_device
     from ..training.stage import Stage, data_record
 
-    console.quiet_libraries()
+    errors.quiet_libraries()
     with locked(run) if is_main_process() else nullcontext():
         there = None
         if (run / PLAN_FILE).is_file():
@@ -169,7 +169,7 @@ def _load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, 
     from ..model.apply import apply
     from ..training.launch import local_device
 
-    console.quiet_libraries()
+    errors.quiet_libraries()
     if not (source / PLAN_FILE).is_file():
         if model is not None:
             raise ValueError(f"{source} is a model, which needs no --model; leave it out")

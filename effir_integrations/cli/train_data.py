@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from .. import errors
+from ..errors import plain_errors
 from . import console
 from .app import app
-from .console import plain_errors
 from .options import BatchSize, Debug, Dtype, Force, Json, MaxLength, Model, Quiet, Split
 
 Out = Annotated[Path, typer.Argument(help="The .jsonl file to write.")]
@@ -77,7 +78,7 @@ def mine_command(
         from ..encoder.loading import find_architecture, load
         from ..training.mine import check_mining, mine
 
-        console.quiet_libraries()
+        errors.quiet_libraries()
         check_mining(data, out, split=split, force=force)
         find_architecture(model)
         mined = mine(
@@ -132,7 +133,7 @@ def score_command(
     with plain_errors(debug):
         from ..training.score import score
 
-        console.quiet_libraries()
+        errors.quiet_libraries()
         scored = score(
             model,
             source,

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from effir_integrations.data.hub import parse_dataset_name, shown, stream_rows
 from effir_integrations.data.jsonl import check_text_file, read_jsonl, read_lines
-from effir_integrations.encoder.encoder import clean_text
+from effir_integrations.data.text import clean_text
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from effir_integrations.data.arrow import content_sha256, write_dataset
+from effir_integrations.data.text import clean_text
 from effir_integrations.data.training_rows import (
     Kind,
     Source,
@@ -21,7 +22,6 @@ from effir_integrations.data.training_rows import (
     source_kind,
     source_name,
 )
-from effir_integrations.encoder.encoder import clean_text
 from effir_integrations.extras import import_extra
 from effir_integrations.fields import check_fields
 from effir_integrations.files import file_sha256

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from effir_integrations.data.beir import RetrievalData, load_beir
 from effir_integrations.data.hub import parse_dataset_name, shown, stream_rows
 from effir_integrations.data.jsonl import read_jsonl
-from effir_integrations.encoder.encoder import clean_text
+from effir_integrations.data.text import clean_text
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..data.text import clean_text
 from ..model import modeling  # noqa: F401 - registers the pruned model types
 from ..model.cards import finished_card, pull_request_text
 from .heads import run_head, widened
@@ -347,13 +348,6 @@ class Encoder(SentenceTransformer):
         """Tokenise after `clean_text`; everything else as in `SentenceTransformer`."""
         cleaned = [clean_text(text) if isinstance(text, str) else text for text in inputs]
         return super().preprocess(cleaned, *args, **kwargs)
-
-
-def clean_text(text: str) -> str:
-    """Join surrogate pairs and replace lone surrogates by U+FFFD, which no tokenizer refuses."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def transformer_model(encoder: Any) -> PreTrainedModel:

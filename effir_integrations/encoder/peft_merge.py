@@ -11,9 +11,9 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from ..extras import import_extra
+from ..model.hooks import TOKENS, token_ids
 from ..model.safetensors_files import belongs, is_left_out
 from .peft_folder import CONFIG, Adapter
-from .shortcuts import TOKENS, token_ids
 from .tokenization import ends_with_eos, prepare_tokenizer
 
 if TYPE_CHECKING:

@@ -63,7 +63,7 @@ def search_vectors(
     Raises:
         ValueError: If the model's similarity is a distance, or `max_length` cannot be had.
     """
-    from .encoder import clean_text
+    from ..data.text import clean_text
 
     plain = inner_product_is_similarity(model)
     method: Any = model.encode_query if kind == "query" else model.encode_document

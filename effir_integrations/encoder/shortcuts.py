@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..model.families import find
+from ..model.hooks import TOKENS, token_ids
 from ..model.surgery import dropped_attention
 from .inference import Inference, no_mask_needed, single_token_pooling
 from .prefix import SHORTEST, Prefix, reuse_bound, steady_length
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from .encoder import Encoder
 logger = logging.getLogger(__name__)
 
-TOKENS = 16
 _ROUNDING = {torch.float32: (1e-4, 1e-3)}
 _HALF_ROUNDING = (0.02, 0.05)
 """Relative difference of two vectors that other batches explain: at least, and at most."""
@@ -157,14 +157,6 @@ class _Probe:
             texts = [ids[length:] for ids in texts]
         with inference.last_block() as pooled:
             return inference.run(texts, shared, pooled)
-
-
-def token_ids(model: Any, number: int) -> list[int]:
-    """Return ids spread over the vocabulary, none of them padding."""
-    size = model.get_input_embeddings().weight.shape[0]
-    padding = getattr(model.config, "pad_token_id", None)
-    known = [ident for ident in range(1, size) if ident != padding][:: max(1, size // 64)] or [0]
-    return [known[(7 * place + 3) % len(known)] for place in range(number)]
 
 
 @contextmanager

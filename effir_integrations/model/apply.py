@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 import transformers
 
-from ..encoder.shortcuts import TOKENS, token_ids
 from .families import PREFIX, find
+from .hooks import TOKENS, token_ids
 from .identity import BaseIdentity
 from .modeling import model_class, pruned_config
 from .plan import PruningPlan

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..data.calibration import Calibration, load_calibration
 from ..encoder.encoder import Encoder, transformer_model
+from ..encoder.folder import saved_bytes
 from ..encoder.loading import find_architecture, load
 from ..fields import check_fields
 from ..files import claimed
@@ -16,7 +17,7 @@ from ..model.identity import BaseIdentity
 from ..model.plan import ImportanceReport, PruningPlan
 from .analyze import analyze
 from .drop import DropConfig, drop
-from .export import export, saved_bytes
+from .export import export
 from .reconstruct import ReconstructConfig, check_plan, reconstruct
 
 

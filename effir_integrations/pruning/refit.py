@@ -13,8 +13,7 @@ from tqdm.auto import tqdm
 
 from ..encoder.encoder import token_batches, transformer_model
 from ..model.families import Architecture, find
-from ..model.hooks import Seen, look
-from ..model.masking import masked, output_weight
+from ..model.hooks import Seen, look, masked, output_weight
 from ..model.plan import PruningPlan
 from ..model.surgery import model_layers
 from .moments import Moments

@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..encoder.encoder import transformer_model
+from ..encoder.folder import probe, save
 from ..encoder.history import history_of, with_stage
 from ..files import new_file
 from ..model.apply import apply, check_code
 from ..model.families import find
+from ..model.hooks import masked
 from ..model.identity import BaseIdentity
-from ..model.masking import masked
 from ..model.plan import PruningPlan
 from ..model.surgery import mlp_widths, model_layers, narrow_again, remove_gate, widen
 from ..training.config import TrainConfig
@@ -26,7 +27,7 @@ from ..training.lora import check_no_adapter
 from ..training.losses import LossTerms, RetrievalLoss
 from ..training.order import example_keys
 from ..training.stage import Stage, data_record, prepare_work, train
-from .export import check_sliced_equals_masked, probe, save
+from .export import check_sliced_equals_masked
 from .ranking import Removal, choose_widths
 
 if TYPE_CHECKING:

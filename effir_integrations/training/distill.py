@@ -12,11 +12,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..encoder.encoder import transformer_model
+from ..encoder.folder import source_of
 from ..encoder.tokenization import cut_to
 from ..extras import import_extra
 from ..files import new_file
 from ..model.identity import BaseIdentity
-from ..pruning.export import source_of
 from .checkpoints import check_sealed, seal
 from .heal import HealConfig, heal
 from .launch import is_main_process

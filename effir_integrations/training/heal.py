@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..encoder.encoder import transformer_model
+from ..encoder.folder import probe, save, saved_bytes, source_of
 from ..encoder.history import history_at, read_history, with_stage
 from ..encoder.loading import load
 from ..files import check_apart, check_target, claimed
 from ..files.locks import locked
 from ..model.identity import BaseIdentity
 from ..model.surgery import narrow_again, widen
-from ..pruning.export import probe, save, saved_bytes, source_of
 from .config import TrainConfig
 from .launch import is_main_process, is_sharded
 from .lora import add_lora, check_no_adapter, merge_lora

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tqdm import tqdm
 
 from effir_integrations.data.beir import load_beir
+from effir_integrations.data.text import clean_text
 from effir_integrations.data.training_rows import (
     Source,
     TrainingRow,
@@ -19,7 +20,6 @@ from effir_integrations.data.training_rows import (
     source_kind,
     source_name,
 )
-from effir_integrations.encoder.encoder import clean_text
 
 logger = logging.getLogger(__name__)
 

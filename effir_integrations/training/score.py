@@ -15,8 +15,8 @@ import torch
 from tqdm import tqdm
 
 from effir_integrations.data.jsonl import check_text_file, read_jsonl
+from effir_integrations.data.text import clean_text
 from effir_integrations.data.training_rows import TrainingRow, check_new_jsonl, parse_row
-from effir_integrations.encoder.encoder import clean_text
 from effir_integrations.files import new_file
 
 if TYPE_CHECKING:

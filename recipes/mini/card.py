@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from effir_integrations import load
+from effir_integrations.encoder.folder import check_same_vectors
 from effir_integrations.encoder.tokenization import save_tokenizer
 from effir_integrations.files import new_folder
-from effir_integrations.pruning.export import check_same_vectors
 
 CARD = Path(__file__).with_name("CARD.md")
 

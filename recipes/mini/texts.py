@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from effir_integrations.data.beir import load_beir
 from effir_integrations.data.jsonl import read_jsonl
+from effir_integrations.data.text import clean_text
 from effir_integrations.demo.docstrings import build_docstring_corpus, read_docstrings
-from effir_integrations.encoder.encoder import clean_text
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pytest
 from tiny import save_bare
 from verbs import effir
 
-from effir_integrations.cli.console import ENVIRONMENT, exit_code, one_line
+from effir_integrations.errors import ENVIRONMENT, exit_code, one_line
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.model.rewrite import identity_on_disk
 

@@ -8,7 +8,8 @@ import torch
 import transformers
 from tiny import save_bare, tiny_model, tiny_tokenizer
 
-from effir_integrations.encoder.encoder import clean_text, token_batches
+from effir_integrations.data.text import clean_text
+from effir_integrations.encoder.encoder import token_batches
 from effir_integrations.encoder.loading import find_architecture, load
 
 

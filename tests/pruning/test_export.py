@@ -25,12 +25,13 @@ from tiny import save_bare, tiny_tokenizer
 
 import effir_integrations.pruning.export as export_module
 from effir_integrations.encoder.encoder import transformer_model
+from effir_integrations.encoder.folder import check_same_vectors
 from effir_integrations.encoder.loading import load
 from effir_integrations.model.apply import apply
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.model.rewrite import identity_on_disk
-from effir_integrations.pruning.export import check_same_vectors, export, export_from_disk
+from effir_integrations.pruning.export import export, export_from_disk
 
 TEXTS = ["w1 w2 w3", "", "w4 " * 60, "w9"]
 CHAT = "{% for m in messages %}<s> w7 {{ m['content'] }} w8{% endfor %}"

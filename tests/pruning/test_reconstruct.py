@@ -13,8 +13,8 @@ from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.loading import load
 from effir_integrations.model.apply import apply
 from effir_integrations.model.families import find
+from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
-from effir_integrations.model.masking import masked
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.model.surgery import model_layers
 from effir_integrations.pruning.reconstruct import METHODS, ReconstructConfig, reconstruct

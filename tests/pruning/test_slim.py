@@ -16,8 +16,8 @@ from effir_integrations import export, load
 from effir_integrations.data.calibration import load_calibration
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.model.apply import apply
+from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
-from effir_integrations.model.masking import masked
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.pruning.reconstruct import ReconstructConfig, reconstruct
 from effir_integrations.pruning.slim import GATES_FILE, SlimConfig, slim

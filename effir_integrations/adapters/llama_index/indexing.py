@@ -9,7 +9,7 @@ from llama_index.core.constants import DEFAULT_CHUNK_SIZE
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.vector_stores import SimpleVectorStore
 
-from ...encoder.encoder import clean_text
+from ...data.text import clean_text
 from ...encoder.search_vectors import inner_product_is_similarity
 from ...extras import import_extra
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ...cli import console
+from ... import errors
 from ...extras import import_extra
 from ..lazy_encoder import LazyEncoder
 from . import indexing, searching
@@ -73,11 +73,11 @@ def launch(
 def main(module: str) -> None:
     """Run a module from the command line of this process; bad input is refused in one line."""
     with TemporaryDirectory(prefix="effir-") as scratch:
-        with console.plain_errors(False):
+        with errors.plain_errors(False):
             command = _ready(module, None, None, Path(scratch))
         before = changed(command.written)
         _run(module, command)
-        with console.plain_errors(False):
+        with errors.plain_errors(False):
             _finish(module, command, before)
 
 
