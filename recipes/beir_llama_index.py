@@ -18,6 +18,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 import faiss
+from common import DEPTH, Recipe, recipe_parser, run_recipe
 from llama_index.core import StorageContext, VectorStoreIndex, load_index_from_storage
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.llms import MockLLM
@@ -27,7 +28,6 @@ from llama_index.vector_stores.faiss import FaissVectorStore
 from effir_integrations.adapters.llama_index import EffirEmbedding
 from effir_integrations.cli import console
 from effir_integrations.evaluation.evaluate import Evaluation
-from effir_integrations.recipe import DEPTH, Recipe, recipe_parser, run_recipe
 
 
 def index_and_search(recipe: Recipe) -> list[Evaluation]:

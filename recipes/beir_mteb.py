@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import mteb
+from common import Recipe, recipe_parser, run_recipe
 from mteb.cache import ResultCache
 
 from effir_integrations.adapters.mteb import BeirTask, EffirModel, beir_task
 from effir_integrations.evaluation.evaluate import Evaluation
 from effir_integrations.files import read_json
-from effir_integrations.recipe import Recipe, recipe_parser, run_recipe
 
 TOLERANCE = 0.0001
 """How far our nDCG@10 of the rankings may be from what MTEB reports: it rounds to five places."""

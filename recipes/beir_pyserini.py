@@ -24,12 +24,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from common import Recipe, recipe_parser, run_recipe
+
 from effir_integrations.adapters.pyserini.encoders import PRECISION_VARIABLE
 from effir_integrations.adapters.pyserini.topics import write_qrels, write_topics
 from effir_integrations.evaluation.evaluate import Evaluation
 from effir_integrations.evaluation.retrieval import Run
 from effir_integrations.pyserini import launch, register
-from effir_integrations.recipe import Recipe, recipe_parser, run_recipe
 
 HITS = 1000
 """Documents a query that is searched for and fused, as in Pyserini's published runs."""

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+from common import DEPTH, Recipe, recipe_parser, run_recipe
 
 from effir_integrations.corpus.to_file import encode_to_file
 from effir_integrations.encoder.encoder import role_prompt
 from effir_integrations.encoder.search_vectors import inner_product_is_similarity
 from effir_integrations.evaluation.evaluate import Evaluation
-from effir_integrations.recipe import DEPTH, Recipe, recipe_parser, run_recipe
 
 
 def index_and_search(recipe: Recipe) -> list[Evaluation]:

@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
+from common import recipe_parser
+
 from effir_integrations import errors
 from effir_integrations.cli import console
 from effir_integrations.evaluation.compare import search_table
 from effir_integrations.evaluation.evaluate import Evaluation
-from effir_integrations.recipe import recipe_parser
 
 RECIPES = {
     "sentence_transformers": "beir_sentence_transformers.py",

@@ -20,6 +20,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from common import DEPTH, Recipe, recipe_parser, run_recipe
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.output_parsers import StrOutputParser
@@ -31,7 +32,6 @@ from tqdm import tqdm
 from effir_integrations.adapters.langchain import EffirEmbeddings
 from effir_integrations.cli import console
 from effir_integrations.evaluation.evaluate import Evaluation
-from effir_integrations.recipe import DEPTH, Recipe, recipe_parser, run_recipe
 
 WINDOW = 2048
 """Documents embedded together: LangChain passes vectors as lists, eight times an array's size."""

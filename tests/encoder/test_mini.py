@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from common import Recipe, recipe_parser
 from safetensors import safe_open
 from tiny import save_bare
 from typer.testing import CliRunner
@@ -22,7 +23,6 @@ from effir_integrations.encoder.model_files import identify_files
 from effir_integrations.evaluation.evaluate import evaluate
 from effir_integrations.files import folder_bytes
 from effir_integrations.model.rewrite import identity_on_disk
-from effir_integrations.recipe import Recipe, recipe_parser
 
 CARD_OF_RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "mini" / "CARD.md"
 

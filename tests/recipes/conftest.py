@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import recipe_parser, run_recipe
 from tiny import save_bare
 
 from effir_integrations import load
-from effir_integrations.recipe import recipe_parser, run_recipe
 
 
 @pytest.fixture(scope="session")

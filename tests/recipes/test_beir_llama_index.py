@@ -4,10 +4,10 @@ import json
 from functools import partial
 
 import pytest
+from common import run_recipe
 
 from effir_integrations import load
 from effir_integrations.evaluation.evaluate import evaluate
-from effir_integrations.recipe import run_recipe
 
 pytest.importorskip("llama_index.vector_stores.faiss")
 

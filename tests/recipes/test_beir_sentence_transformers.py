@@ -7,12 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from common import recipe_parser, run_recipe
 from scripts import RECIPES, recipe_module
 from tiny import save_bare
 
 from effir_integrations import load
 from effir_integrations.evaluation.evaluate import Evaluation, evaluate
-from effir_integrations.recipe import recipe_parser, run_recipe
 
 MAIN = recipe_module("beir_sentence_transformers").index_and_search
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from common import run_recipe
 
 from effir_integrations import load
 from effir_integrations.evaluation.evaluate import evaluate
-from effir_integrations.recipe import run_recipe
 
 pytest.importorskip("langchain_core")
 pytest.importorskip("faiss")

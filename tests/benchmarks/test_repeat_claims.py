@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import claims_repeat
+import repeat_claims
 
 
 def write_rows(folder, **ndcg):
@@ -29,7 +24,7 @@ def first(tmp_path):
 
 def test_rows_that_both_runs_have_are_compared(tmp_path, first, capsys):
     second = write_rows(tmp_path / "second", full=0.6, pruned=0.5015, other=0.1)
-    claims_repeat.main([first, second])
+    repeat_claims.main([first, second])
     shown = capsys.readouterr().out
     assert "quality: 2 rows, 1 the same, largest difference 0.00150" in shown
     assert "isotropy: 1 rows, 1 the same" in shown
@@ -38,13 +33,13 @@ def test_rows_that_both_runs_have_are_compared(tmp_path, first, capsys):
 def test_a_difference_that_is_too_large_is_an_error(tmp_path, first):
     second = write_rows(tmp_path / "second", full=0.6, pruned=0.503)
     with pytest.raises(SystemExit, match=r"more than 0\.002"):
-        claims_repeat.main([first, second])
+        repeat_claims.main([first, second])
 
 
 def test_runs_of_different_things_are_refused(tmp_path, first, capsys):
     second = write_rows(tmp_path / "second", another=0.6)
     with pytest.raises(SystemExit):
-        claims_repeat.main([first, second])
+        repeat_claims.main([first, second])
     assert "no row in common" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        claims_repeat.main([first, str(tmp_path / "nowhere")])
+        repeat_claims.main([first, str(tmp_path / "nowhere")])

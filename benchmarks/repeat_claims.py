@@ -1,11 +1,11 @@
-"""Whether `claims.py` gives the same again: the rows of two runs, laid side by side.
+"""Whether `measure_claims.py` gives the same again: the rows of two runs, laid side by side.
 
 Rows are the same where all that they depend on is the same; figures of time are left out. Ends with
 an error where nDCG@10 differs by more than 0.002.
 
-    python benchmarks/claims.py --data scifact --work first
-    python benchmarks/claims.py --data scifact --work second --out again.md
-    python benchmarks/claims_repeat.py first second
+    python benchmarks/measure_claims.py --data scifact --work first
+    python benchmarks/measure_claims.py --data scifact --work second --out again.md
+    python benchmarks/repeat_claims.py first second
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from claims_lab import ROWS_FILE
+from claims.lab import ROWS_FILE
 
 from effir_integrations import errors
 from effir_integrations.files import read_json
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("work", type=Path, nargs=2, help="--work folders of two runs")
     options = parser.parse_args(arguments)
     with errors.plain_errors(debug=False):
-        rows = [read_json(work / ROWS_FILE, "rows of claims.py") for work in options.work]
+        rows = [read_json(work / ROWS_FILE, "rows of measure_claims.py") for work in options.work]
         found = differences(*rows)
     for kind, values in found.items():
         same = sum(value == 0 for value in values)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from claims_variants import FULL, Quality, Variant
 from scipy.stats import spearmanr
+
+from .variants import FULL, Quality, Variant
 
 KEEPS = 0.95
 """Share of the full model's nDCG@10 that counts as kept."""

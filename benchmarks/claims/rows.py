@@ -1,4 +1,4 @@
-"""The rows of `claims.py`: each is measured once, and found again by all that it depends on."""
+"""The rows of the claims: each is measured once, and found again by all that it depends on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claims_texts import content_hash, processor
 from encode_parts import environment
 
 from effir_integrations.files import read_json, write_json
+
+from .texts import content_hash, processor
 
 
 class NotMeasured(LookupError):

@@ -1,4 +1,4 @@
-"""Claim 6 of `claims.py`: what fewer parameters and 8 bits gain in time, and cost in quality."""
+"""Claim 6 of the claims: what fewer parameters and 8 bits gain in time, and cost in quality."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claims_checks import Gain, speed
-from claims_lab import Lab
-from claims_page import Section, markdown
-from claims_plots import scatter
-from claims_quality import TUNED, sizes, tuned_counts
-from claims_texts import content_hash, processor
-from claims_variants import Quality, Variant
 from encode import ratio, three
 from encode_parts import Run, take_turns
 
 from effir_integrations.encoder.search_vectors import Kind, search_vectors
+
+from .checks import Gain, speed
+from .lab import Lab
+from .page import Section, markdown
+from .plots import scatter
+from .quality import TUNED, sizes, tuned_counts
+from .texts import content_hash, processor
+from .variants import Quality, Variant
 
 Contender = tuple[Variant, str]
 """A variant and the precision it runs at."""

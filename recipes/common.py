@@ -15,17 +15,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import errors
-from .adapters.lazy_encoder import LazyEncoder
-from .cli import console
-from .data.beir import DROP_SAME_ID, RetrievalData, load_beir
-from .demo.docstrings import build_docstring_corpus
-from .encoder.mini import MINI
-from .encoder.precision import PRECISIONS
-from .evaluation.compare import search_table
-from .evaluation.evaluate import Evaluation, check_model, model_bytes, non_embedding_parameters
-from .evaluation.retrieval import Run, best, check_run_ids, score, write_run
-from .files import new_folder, read_json, write_json
+from effir_integrations import errors
+from effir_integrations.adapters.lazy_encoder import LazyEncoder
+from effir_integrations.cli import console
+from effir_integrations.data.beir import DROP_SAME_ID, RetrievalData, load_beir
+from effir_integrations.demo.docstrings import build_docstring_corpus
+from effir_integrations.encoder.mini import MINI
+from effir_integrations.encoder.precision import PRECISIONS
+from effir_integrations.evaluation.compare import search_table
+from effir_integrations.evaluation.evaluate import (
+    Evaluation,
+    check_model,
+    model_bytes,
+    non_embedding_parameters,
+)
+from effir_integrations.evaluation.retrieval import Run, best, check_run_ids, score, write_run
+from effir_integrations.files import new_folder, read_json, write_json
 
 DEPTH = 100
 """Documents a query in a run; ask for one more, since a query's own document may be left out."""

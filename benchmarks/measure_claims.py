@@ -3,11 +3,11 @@
 Two data sets: a BEIR folder with train and test judgements, and docstrings of Python's library.
 Every figure is kept in WORK/rows.json under all that it depends on, every model in WORK/models: a
 run that was killed goes on, and a second one only writes the page. What we make of the figures
-stands in benchmarks/claims_readings.md. `--base` is what recipes/train_mini.py leaves in its folder
+stands in benchmarks/claims/readings.md. `--base` is what recipes/train_mini.py leaves in its folder
 as `distilled`.
 
-    python benchmarks/claims.py --data scifact --work claims-work
-    python benchmarks/claims.py --data scifact --work claims-work --render-only
+    python benchmarks/measure_claims.py --data scifact --work claims-work
+    python benchmarks/measure_claims.py --data scifact --work claims-work --render-only
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from claims_inside import claim_4, claim_5, claim_7
-from claims_lab import Lab
-from claims_page import CLAIMS, Section, page
-from claims_quality import claim_1, claim_2, claim_3
-from claims_rows import NotMeasured
-from claims_speed import claim_6
+from claims.inside import claim_4, claim_5, claim_7
+from claims.lab import Lab
+from claims.page import CLAIMS, Section, page
+from claims.quality import claim_1, claim_2, claim_3
+from claims.rows import NotMeasured
+from claims.speed import claim_6
 
 from effir_integrations import errors
 from effir_integrations.encoder.mini import MINI
@@ -101,7 +101,7 @@ def run(options: argparse.Namespace) -> dict[int, Section | None]:
 
 def _command(options: argparse.Namespace) -> str:
     """Return the command that measures the same again; folders by their names alone."""
-    made, words = parser(), ["python", "benchmarks/claims.py"]
+    made, words = parser(), ["python", "benchmarks/measure_claims.py"]
     for action in made._actions:
         value = getattr(options, action.dest, None)
         left_out = ("claims", "render_only", "debug", "out", "help")

@@ -1,4 +1,4 @@
-"""Claims 4, 5 and 7 of `claims.py`: layers, the pooled token, and the space of the vectors."""
+"""Claims 4, 5 and 7 of the claims: layers, the pooled token, and the space of the vectors."""
 
 from __future__ import annotations
 
@@ -8,13 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from claims_checks import drop_order, isotropy, pooling
-from claims_lab import Lab
-from claims_page import Section, markdown
-from claims_plots import bars, levels, lines
-from claims_quality import TUNED, sizes, tuned_counts
-from claims_texts import content_hash, query_texts, triples
-from claims_variants import FULL, Variant
 
 from effir_integrations import Encoder
 from effir_integrations.encoder.encoder import role_prompt, transformer_model
@@ -22,6 +15,14 @@ from effir_integrations.encoder.search_vectors import search_vectors
 from effir_integrations.encoder.tokenization import cut_to
 from effir_integrations.evaluation.plots import drop_order_heatmap, width_plot
 from effir_integrations.model.plan import ImportanceReport
+
+from .checks import drop_order, isotropy, pooling
+from .lab import Lab
+from .page import Section, markdown
+from .plots import bars, levels, lines
+from .quality import TUNED, sizes, tuned_counts
+from .texts import content_hash, query_texts, triples
+from .variants import FULL, Variant
 
 KINDS = {"mlp": "MLP", "attention": "attention", "block": "block"}
 POOLINGS = {"last": "last token", "mean": "mean"}

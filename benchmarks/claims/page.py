@@ -1,4 +1,4 @@
-"""The page that `claims.py` writes: one section a claim, and what all of it was measured on."""
+"""The page that the claims writes: one section a claim, and what all of it was measured on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from claims_checks import Question, overall
-from claims_lab import Lab
+from .checks import Question, overall
+from .lab import Lab
 
-READINGS = Path(__file__).with_name("claims_readings.md")
+READINGS = Path(__file__).with_name("readings.md")
 """What we make of the figures, by hand: a heading `## N` for each claim."""
 PAPER = "https://arxiv.org/abs/2512.20612"
 

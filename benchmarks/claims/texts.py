@@ -1,4 +1,4 @@
-"""The texts of `claims.py`: two data sets, what is trained on, and what isotropy is taken of."""
+"""The texts of the claims: two data sets, what is trained on, and what isotropy is taken of."""
 
 from __future__ import annotations
 

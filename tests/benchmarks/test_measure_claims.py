@@ -6,22 +6,14 @@ import gc
 import json
 import random
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-from tiny import WORDS, save_bare
-
-import effir_integrations.evaluation.evaluate
-from effir_integrations import load
-
 # last, because the scripts there have names such as `encode`
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
-
-import claims
-import claims_lab
-from claims_checks import (
+import measure_claims as claims
+import pytest
+from claims import lab as claims_lab
+from claims.checks import (
     Check,
     Gain,
     coarse_to_fine,
@@ -35,10 +27,14 @@ from claims_checks import (
     table_of,
     verdict,
 )
-from claims_page import readings
-from claims_quality import TUNED, sizes
-from claims_texts import query_texts, training_rows
-from claims_variants import FULL, Quality, Variant
+from claims.page import readings
+from claims.quality import TUNED, sizes
+from claims.texts import query_texts, training_rows
+from claims.variants import FULL, Quality, Variant
+from tiny import WORDS, save_bare
+
+import effir_integrations.evaluation.evaluate
+from effir_integrations import load
 
 SMALLEST = [
     *("--max-length", "16", "--head-length", "24", "--steps", "2", "--slim-steps", "2"),

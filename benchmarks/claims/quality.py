@@ -1,4 +1,4 @@
-"""Claims 1 to 3 of `claims.py`: what retrieval loses by depth and width."""
+"""Claims 1 to 3 of the claims: what retrieval loses by depth and width."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from claims_checks import Table, coarse_to_fine, data_names, dropping, table_of
-from claims_lab import Lab
-from claims_page import Section, markdown
-from claims_plots import lines
-from claims_variants import FULL, Quality, Variant
+from .checks import Table, coarse_to_fine, data_names, dropping, table_of
+from .lab import Lab
+from .page import Section, markdown
+from .plots import lines
+from .variants import FULL, Quality, Variant
 
 KINDS = {"mlp": "MLP", "attention": "attention", "block": "block", "last_blocks": "last blocks"}
 TUNED = Variant(tuned=True)

@@ -1,4 +1,4 @@
-"""The figures of `claims.py`."""
+"""The figures of the claims."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `claims.py` measures with: variants made once, rows that are found again."""
+"""What the claims measures with: variants made once, rows that are found again."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from claims_rows import Rows
-from claims_texts import content_hash, load_sets, training_rows
-from claims_variants import FULL, Quality, Variant
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from effir_integrations import Encoder, analyze, export, load
@@ -28,6 +25,10 @@ from effir_integrations.pruning.drop import DropConfig, drop
 from effir_integrations.pruning.reconstruct import ReconstructConfig, reconstruct
 from effir_integrations.pruning.slim import SlimConfig, slim
 from effir_integrations.training.finetune import FinetuneConfig, finetune
+
+from .rows import Rows
+from .texts import content_hash, load_sets, training_rows
+from .variants import FULL, Quality, Variant
 
 ROWS_FILE = "rows.json"
 

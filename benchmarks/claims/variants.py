@@ -1,4 +1,4 @@
-"""What `claims.py` measures: a model with something taken from it, and what it finds then."""
+"""What the claims measures: a model with something taken from it, and what it finds then."""
 
 from __future__ import annotations
 
