@@ -1,18 +1,24 @@
 """Smaller, faster embedding models: analyze, drop, reconstruct or slim, train, export, evaluate.
 
-Importing the package registers the pruned model types with Transformers, so that a folder written
-by `export` loads with `SentenceTransformer(folder)` and no flag. Everything else loads on use.
+Importing the package costs next to nothing: public names load on use, and the pruned model types
+are registered when Transformers loads its Auto classes, so that a folder written by `export` loads
+with `SentenceTransformer(folder)` and no flag.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from .model import modeling as _modeling  # noqa: F401 - registers the effir_* model types
-
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+
+    from .corpus.to_file import encode_to_file
     from .cli.shown import show
     from .encoder.encoder import Encoder
     from .encoder.loading import load
@@ -36,6 +42,7 @@ _HOMES = {
     "compress": "pruning.compress",
     "distill": "training.distill",
     "drop": "pruning.drop",
+    "encode_to_file": "corpus.to_file",
     "evaluate": "evaluation.evaluate",
     "export": "pruning.export",
     "finetune": "training.finetune",
@@ -54,6 +61,7 @@ __all__ = [
     "compress",
     "distill",
     "drop",
+    "encode_to_file",
     "evaluate",
     "export",
     "finetune",
@@ -77,3 +85,32 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names without importing them."""
     return sorted(__all__)
+
+
+class _Registrar(MetaPathFinder):
+    """Registers the pruned model types when Transformers loads `AutoConfig`, and not before."""
+
+    auto = "transformers.models.auto.configuration_auto"
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        """Return the spec that others find, with the registration run behind the module."""
+        spec = PathFinder.find_spec(name, path, target) if name == self.auto else None
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_register(module: ModuleType) -> None:
+                run(module)
+                _register(module)
+
+            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def _register(auto: ModuleType) -> None:
+    importlib.import_module(".model.registration", __name__).register(auto.AutoConfig)
+
+
+if _Registrar.auto in sys.modules:
+    _register(sys.modules[_Registrar.auto])
+else:
+    sys.meta_path.insert(0, _Registrar())

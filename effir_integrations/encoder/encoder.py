@@ -16,7 +16,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.text import clean_text
-from ..model import modeling  # noqa: F401 - registers the pruned model types
 from ..model.cards import finished_card, pull_request_text
 from .heads import run_head, widened
 from .inference import WINDOW, Inference, asks_for_vectors, finisher, is_plain, limit_of_call
@@ -30,12 +29,9 @@ from .transformer import CheckedTransformer, check_finite
 from .turns import turns_of
 
 if TYPE_CHECKING:
-    import os
-
     import numpy as np
     from transformers import PreTrainedModel
 
-    from ..corpus.to_file import EncodedFile, Texts
     from .shapes import Shapes
 
 
@@ -126,14 +122,6 @@ class Encoder(SentenceTransformer):
         waiting = iter(streamed(texts))
         while part := list(islice(waiting, window)):
             yield self.encode(part, **kwargs)
-
-    def encode_to_file(
-        self, texts: Texts, out: str | os.PathLike[str], **options: Any
-    ) -> EncodedFile:
-        """Write the vectors of a corpus larger than memory; as `encoding.encode_to_file`."""
-        from ..corpus.to_file import encode_to_file
-
-        return encode_to_file(self, texts, out, **options)
 
     def _inference(
         self,

@@ -8,6 +8,7 @@ serves a folder that loads without this package: see `standalone_source`.
 from __future__ import annotations
 
 import inspect
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ import transformers
 
 from ..files import read_json, write_json
 from . import surgery
+from .deferred import deferred
 from .families import ARCHITECTURES, PREFIX, Architecture
 from .surgery import reshape
 
@@ -27,11 +29,10 @@ STANDALONE_FILE = "modeling_effir.py"
 HISTORY_FILE = "effir.json"
 
 
-def pruned_classes(architecture: Architecture, module: str, *mixins: type) -> tuple[type, type]:
-    """Make the config and model class of one family; `module` is where they are found by name."""
+def pruned_config_class(architecture: Any, module: str) -> type:
+    """Make the config class of one family; `module` is where it is found by name."""
     prefix = architecture.class_prefix
     base_config: Any = getattr(transformers, f"{prefix}Config")
-    base_model: Any = getattr(transformers, f"{prefix}Model")
 
     class PrunedConfig(base_config):
         """The base config plus the shape that is left."""
@@ -50,10 +51,22 @@ def pruned_classes(architecture: Architecture, module: str, *mixins: type) -> tu
                 "AutoModel": f"modeling_effir.Effir{prefix}Model",
             }
 
+    PrunedConfig.__name__ = PrunedConfig.__qualname__ = f"Effir{prefix}Config"
+    PrunedConfig.__module__ = module
+    return PrunedConfig
+
+
+def pruned_model_class(
+    architecture: Architecture, config: type, module: str, *mixins: type
+) -> type:
+    """Make the model class of one family; `module` is where it is found by name."""
+    prefix = architecture.class_prefix
+    base_model: Any = getattr(transformers, f"{prefix}Model")
+
     class PrunedModel(*mixins, base_model):  # type: ignore[misc]
         """The base model without the sublayers and neurons that its config leaves out."""
 
-        config_class = PrunedConfig
+        config_class = config
         # a half-precision gate never moves from 1: the steps are smaller than its spacing
         _keep_in_fp32_modules_strict = {
             *(getattr(base_model, "_keep_in_fp32_modules_strict", None) or ()),
@@ -69,10 +82,9 @@ def pruned_classes(architecture: Architecture, module: str, *mixins: type) -> tu
             if hasattr(module, "neuron_gate"):
                 torch.nn.init.ones_(module.neuron_gate)
 
-    for made, kind in ((PrunedConfig, "Config"), (PrunedModel, "Model")):
-        made.__name__ = made.__qualname__ = f"Effir{prefix}{kind}"
-        made.__module__ = module
-    return PrunedConfig, PrunedModel
+    PrunedModel.__name__ = PrunedModel.__qualname__ = f"Effir{prefix}Model"
+    PrunedModel.__module__ = module
+    return PrunedModel
 
 
 class WritesItsCode:
@@ -129,7 +141,8 @@ def standalone_source(architecture: Architecture) -> str:
         surgery.gate_neurons,
         surgery.add_gate,
         surgery.reshape,
-        pruned_classes,
+        pruned_config_class,
+        pruned_model_class,
     )
     prefix = architecture.class_prefix
     facts = "".join(f"    {name}={value!r},\n" for name, value in asdict(architecture).items())
@@ -138,7 +151,9 @@ def standalone_source(architecture: Architecture) -> str:
             _STANDALONE_HEADER.format(prefix=prefix),
             *(inspect.getsource(part) for part in parts),
             f"ARCHITECTURE = SimpleNamespace(\n{facts})\n"
-            f"Effir{prefix}Config, Effir{prefix}Model = pruned_classes(ARCHITECTURE, __name__)\n",
+            f"Effir{prefix}Config = pruned_config_class(ARCHITECTURE, __name__)\n"
+            f"Effir{prefix}Model = pruned_model_class("
+            f"ARCHITECTURE, Effir{prefix}Config, __name__)\n",
         ]
     )
 
@@ -148,9 +163,48 @@ def write_standalone(architecture: Architecture, folder: Path) -> None:
     (folder / STANDALONE_FILE).write_text(standalone_source(architecture), encoding="utf-8")
 
 
+def config_class(family: str) -> Any:
+    """Return the class, a `PretrainedConfig`, of pruned models of one family or model type."""
+    return _class(family, "Config")
+
+
 def model_class(family: str) -> Any:
-    """Return the class, a `PreTrainedModel`, of pruned models of one family."""
-    return globals()[f"Effir{ARCHITECTURES[family].class_prefix}Model"]
+    """Return the class, a `PreTrainedModel`, of pruned models of one family or model type."""
+    return _class(family, "Model")
+
+
+def _class(family: str, kind: str) -> Any:
+    prefix = ARCHITECTURES[family.removeprefix(PREFIX)].class_prefix
+    return getattr(sys.modules[__name__], f"Effir{prefix}{kind}")
+
+
+def __getattr__(name: str) -> Any:
+    """Make the class of that name, whose base takes a file of its own to load, and register it."""
+    for row in ARCHITECTURES.values():
+        if name == f"Effir{row.class_prefix}Config":
+            return _made_config(row)
+        if name == f"Effir{row.class_prefix}Model":
+            return _made_model(row)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _made_config(row: Architecture) -> Any:
+    made: Any = pruned_config_class(row, __name__)
+    globals()[made.__name__] = made
+    transformers.AutoConfig.register(row.model_type, made, exist_ok=True)
+    model = deferred(
+        f"Effir{row.class_prefix}Model", lambda: model_class(row.family), config_class=made
+    )
+    transformers.AutoModel.register(made, model, exist_ok=True)
+    return made
+
+
+def _made_model(row: Architecture) -> Any:
+    config = config_class(row.family)
+    made: Any = pruned_model_class(row, config, __name__, WritesItsCode)
+    globals()[made.__name__] = made
+    transformers.AutoModel.register(config, made, exist_ok=True)
+    return made
 
 
 def pruned_config(
@@ -172,16 +226,4 @@ def pruned_config(
         mlp_output_bias=mlp_output_bias,
         mlp_gates=mlp_gates,
     )
-    return model_class(family).config_class(**values)
-
-
-def register() -> None:
-    """Make the Auto classes of Transformers know every pruned family; repeating it is harmless."""
-    for architecture in ARCHITECTURES.values():
-        config, model = pruned_classes(architecture, __name__, WritesItsCode)
-        globals().update({config.__name__: config, model.__name__: model})
-        transformers.AutoConfig.register(architecture.model_type, config, exist_ok=True)
-        transformers.AutoModel.register(config, model, exist_ok=True)
-
-
-register()
+    return config_class(family)(**values)

@@ -13,7 +13,6 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from ..encoder.peft_folder import check_merged
-from . import modeling  # noqa: F401 - registers the pruned model types
 from .apply import check_config_code
 from .families import find
 from .identity import BaseIdentity, output_weights

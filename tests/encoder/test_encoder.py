@@ -8,6 +8,7 @@ import torch
 import transformers
 from tiny import save_bare, tiny_model, tiny_tokenizer
 
+from effir_integrations import encode_to_file
 from effir_integrations.data.text import clean_text
 from effir_integrations.encoder.encoder import token_batches
 from effir_integrations.encoder.loading import find_architecture, load
@@ -263,7 +264,7 @@ def test_texts_that_arrive_one_by_one_are_read_no_further_than_a_window(encoder)
 
 def test_a_corpus_goes_to_a_file(encoder, tmp_path):
     pairs = [(f"d{number}", f"w{number} w1") for number in range(9)]
-    encoded = encoder.encode_to_file(pairs, tmp_path / "vectors.npy", window=4)
+    encoded = encode_to_file(encoder, pairs, tmp_path / "vectors.npy", window=4)
     expected = encoder.encode([text for _, text in pairs])
     np.testing.assert_allclose(np.load(encoded.path), expected, atol=1e-6)
     assert encoded.ids_path.read_text().split() == [identifier for identifier, _ in pairs]
