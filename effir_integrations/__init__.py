@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
-    from .corpus.to_file import encode_to_file
     from .cli.shown import show
+    from .corpus.to_file import encode_to_file
     from .encoder.encoder import Encoder
     from .encoder.loading import load
     from .encoder.mini import mini_path

@@ -1,4 +1,4 @@
-"""TODO errors."""
+"""Exit codes, and one plain line on standard error for every exception."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from effir_integrations.data.beir import RetrievalData
 from effir_integrations.data.calibration import load_calibration
 from effir_integrations.data.training_examples import TrainingData, load_training
 from effir_integrations.encoder.encoder import role_prompt, transformer_model
-from effir_integrations.encoder.loading import find_architecture, find_source
 from effir_integrations.encoder.model_files import identify_files
 from effir_integrations.encoder.precision import has_bf16
+from effir_integrations.encoder.sources import find_architecture, find_source
 from effir_integrations.evaluation.evaluate import evaluate
 from effir_integrations.model.plan import IMPORTANCE_FILE, ImportanceReport, PruningPlan
 from effir_integrations.model.rewrite import identity_on_disk

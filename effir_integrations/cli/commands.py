@@ -14,6 +14,7 @@ from .. import errors
 from ..fields import blamed_on, check_fields
 from ..files.locks import locked
 from ..model.identity import BaseIdentity
+from ..model.peft_folder import with_bases
 from ..model.plan import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def run_analyze(
         ValueError: The folder holds a report of another model or other texts.
     """
     from ..data.calibration import load_calibration
-    from ..encoder.loading import find_architecture, load
+    from ..encoder.loading import load
+    from ..encoder.sources import find_architecture
     from ..pruning.analyze import analyze
 
     errors.quiet_libraries()
@@ -141,7 +143,8 @@ def run_drop(
 def identify(model: str) -> BaseIdentity:
     """Return the identity of a model by name, from its files alone where they are on this disk."""
     from ..encoder.encoder import transformer_model
-    from ..encoder.loading import find_architecture, load
+    from ..encoder.loading import load
+    from ..encoder.sources import find_architecture
     from ..model.rewrite import identity_on_disk
 
     find_architecture(model)
@@ -244,7 +247,7 @@ def run_export(
     errors.quiet_libraries()
     plan = PruningPlan.load(run)
     name = base_source(model, plan.base.name, run)
-    with claimed(out, force=force, sources=[name]):
+    with claimed(out, force=force, sources=with_bases([name])):
         if from_disk:
             export_from_disk(name, plan, out, force=force, show_progress=show_progress)
         else:

@@ -60,7 +60,7 @@ def show(folder: str | Path) -> Shown:
 
 def _describe_model(folder: Path) -> dict[str, Any]:
     from ..encoder.history import read_history
-    from ..encoder.loading import find_folder
+    from ..encoder.sources import find_folder
     from ..model.rewrite import identity_on_disk
 
     place = find_folder(folder)

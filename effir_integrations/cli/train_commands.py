@@ -164,8 +164,9 @@ def _load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, 
     """Return the encoder to train and its history."""
     from ..encoder.encoder import transformer_model
     from ..encoder.history import history_at, history_of
-    from ..encoder.loading import find_architecture, load
+    from ..encoder.loading import load
     from ..encoder.recorded_base import base_source
+    from ..encoder.sources import find_architecture
     from ..model.apply import apply
     from ..training.launch import local_device
 

@@ -75,7 +75,8 @@ def mine_command(
     effir mine MODEL mined.jsonl --data beir/scifact
     """
     with plain_errors(debug):
-        from ..encoder.loading import find_architecture, load
+        from ..encoder.loading import load
+        from ..encoder.sources import find_architecture
         from ..training.mine import check_mining, mine
 
         errors.quiet_libraries()

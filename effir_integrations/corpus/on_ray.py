@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..encoder.loading import find_architecture
 from ..encoder.model_files import identify_files
+from ..encoder.sources import find_architecture
 from ..extras import import_extra
 from ..fields import check_fields
 from .partition_encoder import PartEncoder

@@ -1,1 +1,1 @@
-"""TODO data."""
+"""Rows in and rows out: texts, corpora, judgements, training data, files of vectors."""

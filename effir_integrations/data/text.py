@@ -1,4 +1,4 @@
-"""TODO data.text."""
+"""Texts as tokenizers take them."""
 
 from __future__ import annotations
 

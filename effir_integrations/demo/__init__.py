@@ -1,1 +1,1 @@
-"""TODO demo."""
+"""What `effir demo` does."""

@@ -1,1 +1,1 @@
-"""TODO encoder."""
+"""From texts to vectors: loading, tokenising, batching, precision."""

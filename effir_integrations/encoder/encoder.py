@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..data.text import clean_text
 from ..model.cards import finished_card, pull_request_text
+from ..model.weights import check_finite
 from .heads import run_head, widened
 from .inference import WINDOW, Inference, asks_for_vectors, finisher, is_plain, limit_of_call
 from .inputs import listed, streamed
@@ -25,7 +26,7 @@ from .prefix import depends_on_length, forget_lengths
 from .progress import Progress
 from .shortcuts import Shortcuts, model_state, try_shortcuts
 from .tokenization import cut_to, texts_without_tokens, token_limit
-from .transformer import CheckedTransformer, check_finite
+from .transformer import CheckedTransformer
 from .turns import turns_of
 
 if TYPE_CHECKING:

@@ -9,20 +9,11 @@ from typing import Any
 
 import torch
 
+from ..model.config_file import _choices
+
 BLOCK = 1 << 22
 """Elements that are summed together, so that no copy is larger; a multiple of eight."""
 _PATTERNS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_NO_CHOICES = {
-    "_attn_implementation",
-    "_commit_hash",
-    "_name_or_path",
-    "architectures",
-    "attn_implementation",
-    "dtype",
-    "torch_dtype",
-    "transformers_version",
-}
-"""Keys of a config that say where a model lies or what ran it, not what it computes."""
 
 
 def encoder_fingerprint(encoder: Any) -> str:
@@ -46,18 +37,6 @@ def encoder_fingerprint(encoder: Any) -> str:
         for part, tensor in _plain_tensors(name.replace("_orig_mod.", ""), value):
             _add(digest, part, list(tensor.shape), str(tensor.dtype), block_sums(tensor))
     return digest.hexdigest()
-
-
-def differing(first: Any, second: Any) -> list[str]:
-    """Return the keys in which two configs ask for other computations, sorted."""
-    one, other = _choices(first), _choices(second)
-    # whether keys are kept for a next token, which no embedding needs
-    keys = (one.keys() | other.keys()) - {"use_cache"}
-    return sorted(key for key in keys if one.get(key) != other.get(key))
-
-
-def _choices(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in config.to_dict().items() if key not in _NO_CHOICES}
 
 
 def block_sums(tensor: torch.Tensor) -> list[int]:

@@ -1,4 +1,4 @@
-"""TODO encoder.folder."""
+"""Write a finished encoder as a Sentence Transformers folder that loads as the same."""
 
 from __future__ import annotations
 

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-from transformers import AutoConfig
 
-from ..model.config_file import blamed_on_config, check_folder, check_tokenizer
+from ..model.config_file import blamed_on_config, check_tokenizer
 from ..model.families import find
-from ..model.safetensors_files import check_checkpoint
+from ..model.peft_folder import find_adapter
 from .encoder import Encoder, transformer_model
 from .inference import TEXT_ONLY
-from .mini import MINI, mini_path
-from .peft_folder import CONFIG as ADAPTER
-from .peft_folder import blamed_on_base, check_merged, find_adapter
 from .peft_merge import check_not_quantised, with_adapter
 from .precision import loading_options, quantise
 from .prefix import steady_length
 from .shapes import LENGTHS, Shapes
 from .shortcuts import sees_left_only
+from .sources import config_place, find_source, read_config, transformer_folder
 from .tokenization import check_length, prepare_tokenizer, token_limit
 from .transformer import CheckedTransformer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from ..model.families import Architecture
-
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 DTYPES = {
     "auto": "auto",
@@ -189,136 +182,6 @@ def _check_padding(config: PretrainedConfig, shapes: Shapes, limit: int) -> None
             f"frequencies of this {config.model_type} change beyond {steady}; {shorter}load it "
             "without compile"
         )
-
-
-def find_architecture(
-    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
-) -> Architecture:
-    """Return the table row of a model by its config alone, before its weights are read.
-
-    Raises:
-        ValueError: The family is not supported, or the config is damaged.
-        FileNotFoundError: There is no such model, here or on the hub, or a weight file is missing.
-    """
-    source = find_source(name)
-    return find(read_config(source, revision=revision, trust_remote_code=trust_remote_code))
-
-
-def read_config(
-    source: str, *, revision: str | None = None, trust_remote_code: bool = False
-) -> PretrainedConfig:
-    """Return the config of what `find_source` returned.
-
-    Raises:
-        FileNotFoundError: It is neither a folder here nor a model on the hub that can be read.
-        ValueError: The config is damaged.
-    """
-    folder, place = Path(source), config_place(source)
-    shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
-        adapter = find_adapter(place, revision=revision)
-        if adapter is None:
-            with blamed_on_config(place):
-                return AutoConfig.from_pretrained(place, **shared)
-    except OSError as error:
-        if folder.is_dir():
-            raise
-        raise FileNotFoundError(
-            f"there is no folder {folder.absolute()}, and {_hub_answer(source, error)}; give the "
-            "folder that holds config.json, or a hub name"
-        ) from error
-    with blamed_on_base(adapter):
-        base = find_source(adapter.base)
-        config = read_config(
-            base, revision=adapter.base_revision, trust_remote_code=trust_remote_code
-        )
-    adapter.check_config(config)
-    return config
-
-
-def config_place(source: str) -> Path | str:
-    """Return the folder where the transformer's config or adapter lies, or a hub name as it is."""
-    return transformer_folder(Path(source)) if Path(source).is_dir() else source
-
-
-def _hub_answer(name: str, error: OSError) -> str:
-    """Say in half a sentence why the hub gave no config."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-    )
-
-    cause = error.__cause__
-    if isinstance(cause, LocalEntryNotFoundError):
-        return f"the hub could not be asked for a model {name}, of which nothing is kept here"
-    if isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError):
-        return f"no model {name} on the hub"
-    return f"{name} on the hub cannot be read ({' '.join(str(error).split())[:200]})"
-
-
-def find_source(model: str | Path) -> str:
-    """Return the folder or hub name that a model is read from, before anything is loaded.
-
-    The one place where effir-mini becomes a folder: that of the package, unless there is a local
-    one of that name.
-
-    Raises:
-        FileNotFoundError: It is no model folder, or a weight file is missing.
-        ValueError: A weight file or a JSON file is damaged, or a module lies outside of the folder.
-    """
-    name, path = str(model), Path(model)
-    if name == MINI and not path.exists():
-        path = mini_path()
-        name = str(path)
-    if not path.is_dir():
-        if path.exists() or not _HUB_NAME.fullmatch(name):
-            raise FileNotFoundError(
-                f"{name} is no model folder (looked at {path.absolute()}); give the folder that "
-                "holds config.json, or a hub name"
-            )
-        return name
-    if not any((path / mark).is_file() for mark in ("config.json", "modules.json", ADAPTER)):
-        raise FileNotFoundError(
-            f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
-            "Transformers model folder"
-        )
-    place = transformer_folder(path)
-    check_folder(path, place)
-    adapter = find_adapter(place)
-    if adapter is None:
-        check_checkpoint(place)
-        return name
-    adapter.config(), adapter.weights()
-    with blamed_on_base(adapter):
-        find_source(adapter.base)
-    return name
-
-
-def find_folder(model: str | Path) -> Path:
-    """Return the folder of a model whose files are read as they lie on disk.
-
-    Raises:
-        FileNotFoundError: It is no model folder, or a weight file is missing.
-        ValueError: A weight file is damaged, a module lies outside of the folder, or the weights
-            are to be merged with an adapter.
-    """
-    source = find_source(model)
-    if not Path(source).is_dir():
-        read_config(source)
-        raise FileNotFoundError(
-            f"{source} is a model on the hub and no folder here; download it first (hf download "
-            f"{source} --local-dir FOLDER), and give the folder"
-        )
-    check_merged(source, transformer_folder(Path(source)))
-    return Path(source)
-
-
-def transformer_folder(path: Path) -> Path:
-    """Return where config and weights lie: old Sentence Transformers folders use a subfolder."""
-    marks = ("config.json", ADAPTER)
-    nested = sorted(file.parent for mark in marks for file in path.glob(f"0_*/{mark}"))
-    return path if any((path / mark).is_file() for mark in marks) or not nested else nested[0]
 
 
 def _is_sentence_transformer(name: str, revision: str | None) -> bool:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ..files import file_sha256
-from .peft_folder import blamed_on_base, find_adapter
+from ..model.peft_folder import blamed_on_base, find_adapter
 
 _SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".jinja")
 """Of the files that decide what a model computes: not of its card."""
@@ -33,7 +33,7 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
         FileNotFoundError: There is no such model, here or on the hub, or a weight file is missing.
         ValueError: A weight file is damaged.
     """
-    from .loading import config_place, find_source, read_config
+    from .sources import config_place, find_source, read_config
 
     folder = Path(find_source(model))
     config = None if folder.is_dir() else read_config(str(model), revision=revision)

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from ..extras import import_extra
 from ..model.hooks import TOKENS, token_ids
+from ..model.peft_folder import CONFIG, Adapter
 from ..model.safetensors_files import belongs, is_left_out
-from .peft_folder import CONFIG, Adapter
 from .tokenization import ends_with_eos, prepare_tokenizer
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     check_not_quantised(model.config, {}, adapter)
     from safetensors.torch import load_file
 
-    from .transformer import check_finite
+    from ..model.weights import check_finite
 
     tensors = load_file(adapter.weights())
     check_finite(tensors, adapter.name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..model.identity import BaseIdentity, output_weights
-from .loading import find_architecture
+from .sources import find_architecture
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -156,7 +156,8 @@ def check_model(model: SentenceTransformer | str | Path, dtype: str, device: str
         FileNotFoundError: If there is no such model, here or on the hub, or weights are missing.
         ValueError: If `dtype` is unknown, or `dtype` or `device` is given for a loaded model.
     """
-    from effir_integrations.encoder.loading import DTYPES, find_source, read_config
+    from effir_integrations.encoder.loading import DTYPES
+    from effir_integrations.encoder.sources import find_source, read_config
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}.")
@@ -250,8 +251,8 @@ def model_bytes(model: SentenceTransformer, source: SentenceTransformer | str | 
     """Sum the files of the model's folder, or the tensors of a loaded model, which may differ."""
     from huggingface_hub import snapshot_download
 
-    from effir_integrations.encoder.loading import config_place, find_source
-    from effir_integrations.encoder.peft_folder import find_adapter
+    from effir_integrations.encoder.sources import config_place, find_source
+    from effir_integrations.model.peft_folder import find_adapter
 
     # of an adapter, most lies in the folder of its base
     if not isinstance(source, str | Path) or find_adapter(config_place(find_source(source))):

@@ -59,7 +59,7 @@ def claimed(
     Args:
         out: The folder; a link stands for what it points to.
         force: Its files are to be replaced.
-        sources: Models that it is made of; an adapter's base is one as well.
+        sources: Models that it is made of.
         needed_bytes: About how much will be written.
 
     Raises:
@@ -89,10 +89,8 @@ def check_apart(out: Path, sources: Iterable[str | Path]) -> None:
     Raises:
         ValueError: `out` is one of the folders in `sources`, holds one, or lies in one.
     """
-    from ..encoder.peft_folder import with_bases
-
     out = Path(os.path.realpath(out))
-    for source in with_bases(sources):
+    for source in sources:
         place = Path(os.path.realpath(source))
         if not place.is_dir():
             continue

@@ -189,3 +189,28 @@ def blamed_on_config(place: Path | str) -> Iterator[None]:
         place = place / "config.json" if isinstance(place, Path) else f"the config of {place}"
         reason = " ".join(str(error).split())
         raise ValueError(f"{place}: {reason}; put back the value it was saved with") from error
+
+
+_NO_CHOICES = {
+    "_attn_implementation",
+    "_commit_hash",
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+}
+"""Keys of a config that say where a model lies or what ran it, not what it computes."""
+
+
+def differing(first: Any, second: Any) -> list[str]:
+    """Return the keys in which two configs ask for other computations, sorted."""
+    one, other = _choices(first), _choices(second)
+    # whether keys are kept for a next token, which no embedding needs
+    keys = (one.keys() | other.keys()) - {"use_cache"}
+    return sorted(key for key in keys if one.get(key) != other.get(key))
+
+
+def _choices(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in config.to_dict().items() if key not in _NO_CHOICES}

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..encoder.transformer import not_finite
 from .safetensors_files import INDEX, SINGLE, StoredTensor, check_checkpoint, read_shard
+from .weights import not_finite
 
 DTYPES = {
     "F64": torch.float64,

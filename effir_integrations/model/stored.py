@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import AutoConfig, AutoModel
 
-from ..encoder.peft_folder import check_merged
 from .apply import check_config_code
 from .families import find
 from .identity import BaseIdentity, output_weights
+from .peft_folder import check_merged
 from .safetensors_files import StoredTensor, belongs, check_checkpoint, is_left_out
 from .shards import DTYPES
 

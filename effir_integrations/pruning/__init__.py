@@ -1,1 +1,1 @@
-"""TODO pruning."""
+"""One verb, one module: analyze, drop, reconstruct, slim, export, compress."""

@@ -10,10 +10,12 @@ from typing import Any
 from ..data.calibration import Calibration, load_calibration
 from ..encoder.encoder import Encoder, transformer_model
 from ..encoder.folder import saved_bytes
-from ..encoder.loading import find_architecture, load
+from ..encoder.loading import load
+from ..encoder.sources import find_architecture
 from ..fields import check_fields
 from ..files import claimed
 from ..model.identity import BaseIdentity
+from ..model.peft_folder import with_bases
 from ..model.plan import ImportanceReport, PruningPlan
 from .analyze import analyze
 from .drop import DropConfig, drop
@@ -154,7 +156,7 @@ def compress(
     config = config or CompressConfig()
     if not config.drops and config.keep_neurons is None:
         config = replace(config, keep_neurons=0.5)
-    with claimed(Path(out), force=force, sources=[model]):
+    with claimed(Path(out), force=force, sources=with_bases([model])):
         find_architecture(model)
         calibration = load_calibration(
             texts if texts is not None else config.calibration,

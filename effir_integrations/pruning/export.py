@@ -14,7 +14,7 @@ from ..encoder.encoder import Encoder, transformer_model
 from ..encoder.folder import probe, save, source_of
 from ..encoder.history import history_of, write_history
 from ..encoder.inference import TEXT_ONLY
-from ..encoder.loading import find_folder, transformer_folder
+from ..encoder.sources import find_folder, transformer_folder
 from ..encoder.tokenization import (
     prepare_tokenizer,
     save_tokenizer,
@@ -26,6 +26,7 @@ from ..model.config_file import check_tokenizer, read_modules
 from ..model.families import is_causal
 from ..model.hooks import masked
 from ..model.identity import BaseIdentity
+from ..model.peft_folder import with_bases
 from ..model.plan import PruningPlan
 from ..model.shards import check_file_finite
 
@@ -59,7 +60,7 @@ def export(
         RuntimeError: The reloaded folder gives other vectors; nothing is left behind.
     """
     out = Path(out)
-    with claimed(out, force=force, sources=[source_of(encoder)]):
+    with claimed(out, force=force, sources=with_bases([source_of(encoder)])):
         plan.base.check_same(BaseIdentity.of(transformer_model(encoder)))
         check_code(transformer_model(encoder))
         with masked(transformer_model(encoder), plan):

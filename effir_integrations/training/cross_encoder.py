@@ -9,8 +9,9 @@ from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import nn
 
-from effir_integrations.encoder.loading import read_config
-from effir_integrations.encoder.transformer import CheckedTransformer, check_finite
+from effir_integrations.encoder.sources import read_config
+from effir_integrations.encoder.transformer import CheckedTransformer
+from effir_integrations.model.weights import check_finite
 
 
 class CheckedCrossEncoder(CrossEncoder):

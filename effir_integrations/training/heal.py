@@ -19,6 +19,7 @@ from ..encoder.loading import load
 from ..files import check_apart, check_target, claimed
 from ..files.locks import locked
 from ..model.identity import BaseIdentity
+from ..model.peft_folder import with_bases
 from ..model.surgery import narrow_again, widen
 from .config import TrainConfig
 from .launch import is_main_process, is_sharded
@@ -107,7 +108,7 @@ def heal(
             return load(out, device=str(encoder.device))
         if history is None:
             history = history_at(encoder, source_of(encoder))
-        check_apart(out, [source_of(encoder), *sources])
+        check_apart(out, with_bases([source_of(encoder), *sources]))
         if not is_main_process():
             check_target(out, force=force)
             return _train(encoder, stage, run, out, history, before, force)

@@ -121,14 +121,14 @@ def _rows(path: Path) -> Iterator[tuple[TrainingRow, dict[str, Any]]]:
 
 
 def _load(model: str) -> CrossEncoder:
-    from effir_integrations.encoder.loading import (
+    from effir_integrations.encoder.sources import (
         config_place,
         find_source,
         read_config,
         transformer_folder,
     )
-    from effir_integrations.encoder.peft_folder import find_adapter
     from effir_integrations.model.config_file import check_tokenizer
+    from effir_integrations.model.peft_folder import find_adapter
     from effir_integrations.training.cross_encoder import CheckedCrossEncoder
 
     name = find_source(model)

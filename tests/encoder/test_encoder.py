@@ -11,7 +11,8 @@ from tiny import save_bare, tiny_model, tiny_tokenizer
 from effir_integrations import encode_to_file
 from effir_integrations.data.text import clean_text
 from effir_integrations.encoder.encoder import token_batches
-from effir_integrations.encoder.loading import find_architecture, load
+from effir_integrations.encoder.loading import load
+from effir_integrations.encoder.sources import find_architecture
 
 
 @pytest.fixture(scope="module")

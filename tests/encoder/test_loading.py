@@ -10,8 +10,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 
 from effir_integrations import load
 from effir_integrations.adapters.lazy_encoder import LazyEncoder
-from effir_integrations.encoder.loading import _hub_answer, find_architecture
 from effir_integrations.encoder.model_files import identify_files
+from effir_integrations.encoder.sources import _hub_answer, find_architecture
 from effir_integrations.evaluation.compare import compare
 from effir_integrations.evaluation.evaluate import evaluate
 from effir_integrations.training.score import score

@@ -17,9 +17,9 @@ from effir_integrations import load
 from effir_integrations.adapters.lazy_encoder import LazyEncoder
 from effir_integrations.cli import app
 from effir_integrations.encoder import mini
-from effir_integrations.encoder.loading import find_architecture, find_source
 from effir_integrations.encoder.mini import MINI, mini_path
 from effir_integrations.encoder.model_files import identify_files
+from effir_integrations.encoder.sources import find_architecture, find_source
 from effir_integrations.evaluation.evaluate import evaluate
 from effir_integrations.files import folder_bytes
 from effir_integrations.model.rewrite import identity_on_disk

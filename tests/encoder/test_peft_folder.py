@@ -20,13 +20,13 @@ from tiny import save_bare, tiny_model
 from effir_integrations import load
 from effir_integrations.encoder.encoder import Encoder, transformer_model
 from effir_integrations.encoder.fingerprint import encoder_fingerprint
-from effir_integrations.encoder.loading import find_architecture
 from effir_integrations.encoder.mini import mini_path
 from effir_integrations.encoder.model_files import identify_files
-from effir_integrations.encoder.peft_folder import find_adapter
 from effir_integrations.encoder.peft_merge import merge
+from effir_integrations.encoder.sources import find_architecture
 from effir_integrations.evaluation.evaluate import model_bytes
 from effir_integrations.model.identity import BaseIdentity
+from effir_integrations.model.peft_folder import find_adapter
 from effir_integrations.training.score import score
 
 HEADS = {

@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from tiny import save_bare
 
 from effir_integrations import load
-from effir_integrations.encoder.loading import find_source
+from effir_integrations.encoder.sources import find_source
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.model.rewrite import identity_on_disk
 from effir_integrations.pruning.export import export_from_disk

@@ -16,6 +16,7 @@ from ...encoder.inference import WINDOW
 from ...evaluation.retrieval import check_run_ids
 from ...extras import import_extra
 from ...files import claimed, new_folder
+from ...model.peft_folder import with_bases
 from ..lazy_encoder import LazyEncoder
 from .record import IndexRecord
 from .topics import write_qrels, write_topics
@@ -88,7 +89,7 @@ def export_to_pyserini(
     if "bpr" in str(out):
         raise ValueError(f"{out}: Pyserini takes paths with 'bpr' for binary vectors; rename it")
     sources = [model] if isinstance(model, str | Path) else []
-    with claimed(out, force=force, sources=sources):
+    with claimed(out, force=force, sources=with_bases(sources)):
         faiss = import_extra("faiss", "pyserini")
         if not isinstance(data, Mapping):
             data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)

@@ -14,13 +14,16 @@ from transformers.utils.hub import extract_commit_hash
 
 from ..extras import import_extra
 from ..files import read_json
-from ..model.safetensors_files import INDEX, SINGLE, read_shard
-from .fingerprint import differing
+from .config_file import differing
+from .safetensors_files import INDEX, SINGLE, read_shard
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+
 CONFIG = "adapter_config.json"
+
+
 WEIGHTS = "adapter_model.safetensors"
 
 
