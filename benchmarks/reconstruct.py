@@ -21,7 +21,8 @@ from minilm import MINILM_HELP, minilm
 
 from effir_integrations.data.beir import RetrievalData, load_beir
 from effir_integrations.evaluation.evaluate import Evaluation, evaluate
-from effir_integrations.pruning.compress import CompressConfig, compress
+from effir_integrations.pruning.compress import compress
+from effir_integrations.pruning.config import CompressConfig
 
 
 def arguments() -> argparse.Namespace:

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from .encoder.space import check_space
     from .evaluation.evaluate import evaluate
     from .pruning.analyze import analyze
-    from .pruning.compress import CompressConfig, compress
+    from .pruning.compress import compress
+    from .pruning.config import CompressConfig
     from .pruning.drop import drop
     from .pruning.export import export
     from .pruning.reconstruct import reconstruct
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .training.finetune import finetune
 
 _HOMES = {
-    "CompressConfig": "pruning.compress",
+    "CompressConfig": "pruning.config",
     "Encoder": "encoder.encoder",
     "analyze": "pruning.analyze",
     "check_space": "encoder.space",

@@ -26,8 +26,7 @@ from mini.smoke import gather_smoke
 from effir_integrations import distill, finetune, load
 from effir_integrations.data.training_examples import load_training
 from effir_integrations.files import new_folder
-from effir_integrations.training.distill import DistillConfig
-from effir_integrations.training.finetune import FinetuneConfig
+from effir_integrations.training.config import DistillConfig, FinetuneConfig
 
 logger = logging.getLogger("train_mini")
 

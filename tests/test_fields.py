@@ -22,13 +22,14 @@ from effir_integrations.encoder.history import history_of, read_history
 from effir_integrations.files import write_json
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import ImportanceReport, PruningPlan
-from effir_integrations.pruning.compress import CompressConfig
-from effir_integrations.pruning.drop import DropConfig
-from effir_integrations.pruning.reconstruct import ReconstructConfig
-from effir_integrations.pruning.slim import SlimConfig
-from effir_integrations.training.config import TrainConfig
-from effir_integrations.training.distill import DistillConfig, distill
-from effir_integrations.training.finetune import FinetuneConfig
+from effir_integrations.pruning.config import (
+    CompressConfig,
+    DropConfig,
+    ReconstructConfig,
+    SlimConfig,
+)
+from effir_integrations.training.config import DistillConfig, FinetuneConfig, TrainConfig
+from effir_integrations.training.distill import distill
 from effir_integrations.training.losses import LossTerms
 from effir_integrations.training.mine import mine
 

@@ -19,7 +19,7 @@ from ..model.plan import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPl
 
 if TYPE_CHECKING:
     from ..pruning.compress import Compressed
-    from ..pruning.drop import DropConfig
+    from ..pruning.config import DropConfig
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 
@@ -181,7 +181,8 @@ def run_reconstruct(
     from ..data.calibration import load_calibration
     from ..encoder.loading import load
     from ..encoder.recorded_base import base_source
-    from ..pruning.reconstruct import ReconstructConfig, reconstruct
+    from ..pruning.config import ReconstructConfig
+    from ..pruning.reconstruct import reconstruct
 
     errors.quiet_libraries()
     with locked(run):
@@ -269,7 +270,8 @@ def run_compress(
     Raises:
         ValueError: Both or neither of the two say what to do, or the YAML will not do.
     """
-    from ..pruning.compress import CompressConfig, compress
+    from ..pruning.compress import compress
+    from ..pruning.config import CompressConfig
 
     if config_file is not None:
         if model is not None or _differing(settings, asdict(CompressConfig())):

@@ -100,7 +100,7 @@ def drop_command(
 ) -> None:
     """Plan which whole sublayers go (equations 4, 5) and show what that leaves."""
     with plain_errors(debug):
-        from ..pruning.drop import DropConfig
+        from ..pruning.config import DropConfig
         from .commands import parse_count, parse_layers, run_drop
 
         config = DropConfig(

@@ -106,7 +106,7 @@ def slim_command(
     effir slim run --train mined.jsonl --sparsity 0.3
     """
     with plain_errors(debug):
-        from ..pruning.slim import SlimConfig
+        from ..pruning.config import SlimConfig
         from .train_commands import run_slim
 
         config = SlimConfig(
@@ -190,7 +190,7 @@ def finetune_command(
     effir finetune pruned healed --train mined.jsonl
     """
     with plain_errors(debug):
-        from ..training.finetune import FinetuneConfig
+        from ..training.config import FinetuneConfig
         from .train_commands import run_finetune
 
         config = FinetuneConfig(
@@ -288,7 +288,7 @@ def distill_command(
     effir distill pruned healed --texts corpus.jsonl
     """
     with plain_errors(debug):
-        from ..training.distill import DistillConfig
+        from ..training.config import DistillConfig
         from .train_commands import run_distill
 
         config = DistillConfig(

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from ..data.calibration import Calibration
     from ..data.training_examples import TrainingData
     from ..encoder.encoder import Encoder
-    from ..pruning.slim import SlimConfig
-    from ..training.config import TrainConfig
-    from ..training.distill import DistillConfig
-    from ..training.finetune import FinetuneConfig
+    from ..pruning.config import SlimConfig
+    from ..training.config import DistillConfig, FinetuneConfig, TrainConfig
 
 SLIM_FOLDER = "slim"
 

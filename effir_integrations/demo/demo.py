@@ -13,7 +13,8 @@ from ..encoder.loading import load
 from ..encoder.mini import MINI
 from ..files import check_target, write_json
 from ..model.identity import BaseIdentity
-from ..pruning.compress import CompressConfig, compress
+from ..pruning.compress import compress
+from ..pruning.config import CompressConfig
 
 if TYPE_CHECKING:
     from ..encoder.encoder import Encoder

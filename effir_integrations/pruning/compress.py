@@ -2,115 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..data.calibration import Calibration, load_calibration
 from ..encoder.encoder import Encoder, transformer_model
 from ..encoder.folder import saved_bytes
 from ..encoder.loading import load
 from ..encoder.sources import find_architecture
-from ..fields import check_fields
 from ..files import claimed
 from ..model.identity import BaseIdentity
 from ..model.peft_folder import with_bases
 from ..model.plan import ImportanceReport, PruningPlan
 from .analyze import analyze
-from .drop import DropConfig, drop
+from .config import CompressConfig
+from .drop import drop
 from .export import export
-from .reconstruct import ReconstructConfig, check_plan, reconstruct
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompressConfig:
-    """What `compress` removes, and how; with nothing named, half of the MLP neurons go."""
-
-    drop_mlp: int = 0
-    """MLP sublayers to drop, least important first (eq. 4)."""
-    drop_attention: int = 0
-    """Attention sublayers to drop, least important first (eq. 5)."""
-    drop_block: int = 0
-    """Whole blocks to drop, least important first."""
-    last_blocks: int = 0
-    """Whole blocks to drop from the end."""
-    keep_parameters: float | None = None
-    """Share of the parameters to come down to by dropping MLPs, in (0, 1)."""
-    keep_neurons: float | None = None
-    """Share of the neurons in the MLPs left that stays, in (0, 1]; 1 only refits the MLPs left to
-    make up for dropped sublayers, None leaves them as they are."""
-    method: str = "reconstruct"
-    """What makes up for removed neurons: reconstruct, mean or plain."""
-    multiple_of: int = 64
-    """Widths are multiples of this: 64 for quantised kernels, 256 for GGUF, 1 as in the paper."""
-    calibration: str | None = None
-    """Texts: a file, a BEIR folder, a datasets name; None takes the shipped sample."""
-    calibration_texts: int = 256
-    """How many of them, drawn with `seed`."""
-    max_length: int | None = None
-    """Tokens of a calibration text; None is the model's own limit."""
-    dtype: str = "auto"
-    """Precision of the written model; auto is the checkpoint's own."""
-    seed: int = 0
-    """Draws the calibration texts."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        self.drop_config  # noqa: B018 - refuses bad counts and shares
-        if self.calibration_texts < 1:
-            raise ValueError(f"calibration_texts={self.calibration_texts} must be at least 1")
-        if self.max_length is not None and self.max_length < 1:
-            raise ValueError(f"max_length={self.max_length} must be at least 1 token")
-        if self.keep_neurons == 1 and not self.drops:
-            raise ValueError(
-                "keep_neurons=1 with no sublayer dropped would change nothing; keep fewer neurons, "
-                "or drop sublayers as well"
-            )
-        if self.keep_neurons is not None:
-            self.reconstruct_config  # noqa: B018 - refuses bad shares and methods
-
-    @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> CompressConfig:
-        """Build a config from YAML keys, which are the field names with - or _.
-
-        Raises:
-            ValueError: A key is unknown, or a value is of another type.
-        """
-        renamed = {str(key).replace("-", "_"): value for key, value in values.items()}
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(renamed) - known):
-            raise ValueError(
-                f"unknown setting {unknown[0]!r}; choose from model, out, "
-                f"{', '.join(sorted(known))}"
-            )
-        return cls(**renamed)
-
-    @property
-    def drop_config(self) -> DropConfig:
-        """The part that `drop` reads."""
-        return DropConfig(
-            mlp=self.drop_mlp,
-            attention=self.drop_attention,
-            block=self.drop_block,
-            last_blocks=self.last_blocks,
-            keep_parameters=self.keep_parameters,
-        )
-
-    @property
-    def drops(self) -> bool:
-        """Whether any sublayer is to go."""
-        return self.drop_config != DropConfig()
-
-    @property
-    def reconstruct_config(self) -> ReconstructConfig:
-        """The part that `reconstruct` reads."""
-        return ReconstructConfig(
-            keep_neurons=0.5 if self.keep_neurons is None else self.keep_neurons,
-            method=self.method,
-            multiple_of=self.multiple_of,
-            max_length=self.max_length,
-        )
+from .reconstruct import check_plan, reconstruct
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

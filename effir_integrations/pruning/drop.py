@@ -3,55 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-from ..fields import check_fields
 from ..model.identity import BaseIdentity
 from ..model.plan import ImportanceReport, PruningPlan
 from ..model.surgery import check_layers, check_some_attention_left
-
-
-@dataclass(frozen=True, kw_only=True)
-class DropConfig:
-    """How many sublayers go, or which; at most one of the two parameter targets."""
-
-    mlp: int = 0
-    """MLPs with the lowest importance (Drop-kM; the paper drops 16 of 32)."""
-    attention: int = 0
-    """Attentions with the lowest importance (Drop-kA)."""
-    block: int = 0
-    """Whole blocks with the lowest importance (Drop-kB)."""
-    last_blocks: int = 0
-    """Whole blocks from the end, without scores (Drop-LastkB)."""
-    mlp_layers: tuple[int, ...] = ()
-    """MLPs to drop by layer, whatever their importance."""
-    attention_layers: tuple[int, ...] = ()
-    """Attentions to drop by layer, whatever their importance."""
-    keep_parameters: float | None = None
-    """Share of the parameters that may stay, in (0, 1): MLPs go until it fits."""
-    parameters: int | None = None
-    """Number of parameters that may stay, without LM head: MLPs go until it fits."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("mlp", "attention", "block", "last_blocks"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more sublayers")
-        if self.keep_parameters is not None and not 0 < self.keep_parameters < 1:
-            raise ValueError(
-                f"keep_parameters={self.keep_parameters} must lie between 0 and 1, ends excluded; "
-                "0.5 keeps half of the parameters"
-            )
-        if self.parameters is not None and self.parameters <= 0:
-            raise ValueError(f"parameters={self.parameters} must be positive")
-        if self.keep_parameters is not None and self.parameters is not None:
-            raise ValueError("keep_parameters and parameters are both given; choose one target")
-
-    @property
-    def needs_scores(self) -> bool:
-        """Whether an importance report is needed."""
-        targets = (self.keep_parameters, self.parameters)
-        return bool(self.mlp or self.attention or self.block) or targets != (None, None)
+from .config import DropConfig
 
 
 def drop(

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..encoder.encoder import transformer_model
 from ..encoder.turns import turns_of
-from ..fields import check_fields
 from ..model.apply import check_code
 from ..model.hooks import evaluation_mode
 from ..model.identity import BaseIdentity
 from ..model.plan import PruningPlan
+from .config import ReconstructConfig
 from .ranking import check_widths, choose_widths
 from .refit import Calibrator
 
@@ -22,60 +22,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ..data.calibration import Calibration
-
-METHODS = ("reconstruct", "mean", "plain")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReconstructConfig:
-    """How many MLP neurons stay, and what makes up for the others."""
-
-    keep_neurons: float | None
-    """Share of the neurons in the MLPs that are left which stays, in (0, 1]; 1 only refits the MLPs
-    left, to make up for dropped sublayers; None keeps the neurons that the plan names (from `slim`)
-    and refits those."""
-    method: str = "reconstruct"
-    """`reconstruct` refits the output projection; `mean` adds the mean output of the removed
-    neurons to its bias; `plain` only removes."""
-    multiple_of: int = 64
-    """Narrowed widths are multiples of this; 1 as in the paper."""
-    min_width: int = 1
-    """No layer goes below it."""
-    ridge: float = 1e-3
-    """Pull of the refit towards the present weights, as a share of the mean squared activation."""
-    correction: float = 0.5
-    """Share of the error of earlier layers that a refit has to make good, in [0, 1]."""
-    max_length: int | None = None
-    """Tokens of a calibration text; None is the model's own limit."""
-    batch_tokens: int = 8192
-    """Padded tokens a forward pass."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.keep_neurons is None and self.method != "reconstruct":
-            raise ValueError(
-                f"method={self.method!r} chooses the neurons itself; say how many with keep_neurons"
-            )
-        if self.keep_neurons is not None and not 0 < self.keep_neurons <= 1:
-            raise ValueError(
-                f"keep_neurons={self.keep_neurons} must lie above 0 and be at most 1; 0.5 keeps "
-                "half of the neurons"
-            )
-        if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r} is not known; choose {', '.join(METHODS)}")
-        for name in ("multiple_of", "min_width", "batch_tokens", "max_length"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if self.keep_neurons == 1 and self.method != "reconstruct":
-            raise ValueError(
-                f"keep_neurons=1 removes no neuron, so method={self.method!r} has nothing to do; "
-                "keep fewer neurons, or refit the MLPs left (method='reconstruct')"
-            )
-        if not 0 < self.ridge <= 1:
-            raise ValueError(f"ridge={self.ridge} must lie above 0 and be at most 1")
-        if not 0 <= self.correction <= 1:
-            raise ValueError(f"correction={self.correction} must lie from 0 to 1")
 
 
 def reconstruct(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ..data.calibration import Calibration
-    from .reconstruct import ReconstructConfig
+    from .config import ReconstructConfig
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +21,12 @@ from ..model.hooks import masked
 from ..model.identity import BaseIdentity
 from ..model.plan import PruningPlan
 from ..model.surgery import mlp_widths, model_layers, narrow_again, remove_gate, widen
-from ..training.config import TrainConfig
 from ..training.launch import is_main_process, is_sharded, processes
 from ..training.lora import check_no_adapter
 from ..training.losses import LossTerms, RetrievalLoss
 from ..training.order import example_keys
 from ..training.stage import Stage, data_record, prepare_work, train
+from .config import SlimConfig
 from .export import check_sliced_equals_masked
 from .ranking import Removal, choose_widths
 
@@ -37,50 +37,6 @@ if TYPE_CHECKING:
 
 GATES_FILE = "gates.safetensors"
 BASE_FOLDER = "base"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlimConfig(TrainConfig):
-    """How the gates are trained, and how many neurons go by them."""
-
-    after_training = ("sparsity", "multiple_of", "min_width")
-    """Trained gates can be cut at any sparsity."""
-    sparsity: float = 0.3
-    """Share of the neurons in the MLPs left that goes, in (0, 1) (main setting: 0.3)."""
-    steps: int | None = 500
-    """Optimizer steps (A.1: 500)."""
-    learning_rate: float = 1e-5
-    """Of the weights, where they train too."""
-    gate_learning_rate: float = 1e-2
-    """Of the gates; the paper does not state it."""
-    beta: float = 5.0
-    """Steepness of the surrogate of the gates' number (eq. 8)."""
-    gate_weight: float = 1e-8
-    """lambda, the weight of that surrogate (eq. 8)."""
-    temperature: float = 0.02
-    """Of the contrastive loss (A.2)."""
-    train_base: bool = False
-    """Also train the weights, with `learning_rate`; the paper can be read either way."""
-    multiple_of: int = 64
-    """Narrowed widths are multiples of this; 1 as in the paper."""
-    min_width: int = 1
-    """No layer goes below it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.sparsity < 1:
-            raise ValueError(
-                f"sparsity={self.sparsity} must lie between 0 and 1, ends excluded; 0.3 removes "
-                "three neurons of ten"
-            )
-        for name in ("gate_learning_rate", "beta", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        if not self.gate_weight >= 0:
-            raise ValueError(f"gate_weight={self.gate_weight} must be 0 or more")
-        for name in ("multiple_of", "min_width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
 
 
 def slim(

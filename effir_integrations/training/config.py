@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..encoder.precision import has_bf16
 from ..fields import check_fields
 
 NO_LOSSES = ("epoch", "grad_norm", "learning_rate")
@@ -73,6 +72,8 @@ class TrainConfig:
     @property
     def computes_in_bf16(self) -> bool:
         """Whether matrix products are taken in bf16 (weights that train stay in fp32)."""
+        from ..encoder.precision import has_bf16
+
         return has_bf16() if self.precision == "auto" else self.precision == "bf16"
 
     def steps_for(self, examples: int) -> int:
@@ -87,3 +88,69 @@ class TrainConfig:
                 "size, or give more examples"
             )
         return self.steps or max(1, int(self.epochs * examples) // self.batch_size)
+
+
+TRAINS = ("lora", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealConfig(TrainConfig):
+    """Which weights train."""
+
+    trains: str = "lora"
+    """`lora`: an adapter on every projection (A.2); `all`: every weight."""
+    rank: int = 32
+    """Of the adapter (A.2)."""
+    alpha: float = 64.0
+    """The adapter is scaled by alpha / rank (A.2)."""
+    adapter_dropout: float = 0.0
+    """Of the adapter's input; the paper does not state it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trains not in TRAINS:
+            raise ValueError(f"trains={self.trains!r} is not known; choose {', '.join(TRAINS)}")
+        if self.rank < 1:
+            raise ValueError(f"rank={self.rank} must be at least 1")
+        if not self.alpha > 0:
+            raise ValueError(f"alpha={self.alpha} must be above 0")
+        if not 0 <= self.adapter_dropout < 1:
+            raise ValueError(f"adapter_dropout={self.adapter_dropout} must lie from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(HealConfig):
+    """What is learned from, and how."""
+
+    temperature: float = 0.02
+    """Of the contrastive loss (A.2)."""
+    teacher_weight: float = 1.0
+    """Of the divergence from the teacher's scores, where the examples carry them; 0 ignores them
+    (A.2 sums the two losses)."""
+    teacher_temperature: float = 1.0
+    """What the teacher's scores are divided by; the paper does not state it."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("temperature", "teacher_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
+        if not self.teacher_weight >= 0:
+            raise ValueError(f"teacher_weight={self.teacher_weight} must be 0 or more")
+
+
+TARGETS = ("vectors", "similarities")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(HealConfig):
+    """What of the teacher is followed, and how."""
+
+    target: str = "vectors"
+    """`vectors`: each text's vector, so that the student stays in the teacher's space and reads its
+    index; `similarities`: the cosines between the texts of a batch, for a teacher of any size."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.target not in TARGETS:
+            raise ValueError(f"target={self.target!r} is not known; choose {', '.join(TARGETS)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from ..extras import import_extra
 from ..files import new_file
 from ..model.identity import BaseIdentity
 from .checkpoints import check_sealed, seal
-from .heal import HealConfig, heal
+from .config import DistillConfig
+from .heal import heal
 from .launch import is_main_process
 from .losses import DistillationLoss
 from .stage import Stage, train
@@ -30,21 +30,6 @@ if TYPE_CHECKING:
 
 TEACHER_FILE = "teacher.arrow"
 TEACHER_LISTING = "teacher.json"
-TARGETS = ("vectors", "similarities")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DistillConfig(HealConfig):
-    """What of the teacher is followed, and how."""
-
-    target: str = "vectors"
-    """`vectors`: each text's vector, so that the student stays in the teacher's space and reads its
-    index; `similarities`: the cosines between the texts of a batch, for a teacher of any size."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.target not in TARGETS:
-            raise ValueError(f"target={self.target!r} is not known; choose {', '.join(TARGETS)}")
 
 
 def distill(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .heal import HealConfig, heal
+from .config import FinetuneConfig
+from .heal import heal
 from .losses import LossTerms, RetrievalLoss
 from .order import example_keys
 from .stage import Stage, data_record, train
@@ -16,27 +16,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ..data.training_examples import TrainingData
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneConfig(HealConfig):
-    """What is learned from, and how."""
-
-    temperature: float = 0.02
-    """Of the contrastive loss (A.2)."""
-    teacher_weight: float = 1.0
-    """Of the divergence from the teacher's scores, where the examples carry them; 0 ignores them
-    (A.2 sums the two losses)."""
-    teacher_temperature: float = 1.0
-    """What the teacher's scores are divided by; the paper does not state it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("temperature", "teacher_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be above 0")
-        if not self.teacher_weight >= 0:
-            raise ValueError(f"teacher_weight={self.teacher_weight} must be 0 or more")
 
 
 def finetune(

@@ -6,7 +6,6 @@ import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,7 @@ from ..files.locks import locked
 from ..model.identity import BaseIdentity
 from ..model.peft_folder import with_bases
 from ..model.surgery import narrow_again, widen
-from .config import TrainConfig
+from .config import HealConfig
 from .launch import is_main_process, is_sharded
 from .lora import add_lora, check_no_adapter, merge_lora
 from .stage import Stage, prepare_work
@@ -30,33 +29,6 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 logger = logging.getLogger(__name__)
-
-TRAINS = ("lora", "all")
-
-
-@dataclass(frozen=True, kw_only=True)
-class HealConfig(TrainConfig):
-    """Which weights train."""
-
-    trains: str = "lora"
-    """`lora`: an adapter on every projection (A.2); `all`: every weight."""
-    rank: int = 32
-    """Of the adapter (A.2)."""
-    alpha: float = 64.0
-    """The adapter is scaled by alpha / rank (A.2)."""
-    adapter_dropout: float = 0.0
-    """Of the adapter's input; the paper does not state it."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.trains not in TRAINS:
-            raise ValueError(f"trains={self.trains!r} is not known; choose {', '.join(TRAINS)}")
-        if self.rank < 1:
-            raise ValueError(f"rank={self.rank} must be at least 1")
-        if not self.alpha > 0:
-            raise ValueError(f"alpha={self.alpha} must be above 0")
-        if not 0 <= self.adapter_dropout < 1:
-            raise ValueError(f"adapter_dropout={self.adapter_dropout} must lie from 0 to below 1")
 
 
 def work_folder(out: Path) -> Path:

@@ -22,7 +22,8 @@ from effir_integrations.data.calibration import load_calibration
 from effir_integrations.encoder.loading import load
 from effir_integrations.encoder.turns import Turns
 from effir_integrations.pruning.analyze import analyze
-from effir_integrations.pruning.reconstruct import ReconstructConfig, reconstruct
+from effir_integrations.pruning.config import ReconstructConfig
+from effir_integrations.pruning.reconstruct import reconstruct
 
 
 def hammer(encoder, seconds: float, threads: int = 8) -> tuple[int, list[str]]:

@@ -15,9 +15,10 @@ from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.model.stored import StoredBase
 from effir_integrations.pruning.analyze import analyze
-from effir_integrations.pruning.drop import DropConfig, drop
+from effir_integrations.pruning.config import DropConfig, ReconstructConfig
+from effir_integrations.pruning.drop import drop
 from effir_integrations.pruning.export import export
-from effir_integrations.pruning.reconstruct import ReconstructConfig, reconstruct
+from effir_integrations.pruning.reconstruct import reconstruct
 
 ALIKE = "class OwnModel(LlamaModel):\n    pass\n"
 SEES_ALL = """

@@ -8,7 +8,8 @@ from tiny import tiny_model
 from effir_integrations.model.apply import apply
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import ImportanceReport
-from effir_integrations.pruning.drop import DropConfig, drop
+from effir_integrations.pruning.config import DropConfig
+from effir_integrations.pruning.drop import drop
 
 
 @pytest.fixture(scope="module")

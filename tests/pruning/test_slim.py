@@ -19,8 +19,9 @@ from effir_integrations.model.apply import apply
 from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.pruning.reconstruct import ReconstructConfig, reconstruct
-from effir_integrations.pruning.slim import GATES_FILE, SlimConfig, slim
+from effir_integrations.pruning.config import ReconstructConfig, SlimConfig
+from effir_integrations.pruning.reconstruct import reconstruct
+from effir_integrations.pruning.slim import GATES_FILE, slim
 from effir_integrations.training.losses import LossTerms, RetrievalLoss
 
 QUICK = SlimConfig(steps=3, batch_size=8, multiple_of=4, sparsity=0.4, precision="fp32", warmup=0)

@@ -12,8 +12,9 @@ from examples import examples, tiny_encoder
 from effir_integrations.data.calibration import load_calibration
 from effir_integrations.training import distill as distill_module
 from effir_integrations.training import heal
-from effir_integrations.training.distill import DistillConfig, distill
-from effir_integrations.training.finetune import FinetuneConfig, finetune
+from effir_integrations.training.config import DistillConfig, FinetuneConfig
+from effir_integrations.training.distill import distill
+from effir_integrations.training.finetune import finetune
 
 FINETUNE = FinetuneConfig(steps=4, batch_size=4, rank=4, save_steps=2)
 DISTILL = DistillConfig(steps=2, batch_size=4)

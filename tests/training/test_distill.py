@@ -18,7 +18,8 @@ from effir_integrations.data.calibration import load_calibration
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.training.distill import DistillConfig, distill
+from effir_integrations.training.config import DistillConfig
+from effir_integrations.training.distill import distill
 
 CONFIG = DistillConfig(steps=30, batch_size=8, learning_rate=3e-3, trains="all", precision="fp32")
 TEXTS = load_calibration([f"{x} {y}" for x in WORDS[:12] for y in WORDS[20:25]], limit=None)

@@ -17,11 +17,13 @@ from tiny import save_bare
 from effir_integrations import load
 from effir_integrations.files import file_sha256
 from effir_integrations.model.plan import PruningPlan
+from effir_integrations.pruning.config import SlimConfig
 from effir_integrations.pruning.export import export
-from effir_integrations.pruning.slim import SlimConfig, slim
+from effir_integrations.pruning.slim import slim
 from effir_integrations.training.checkpoints import last_checkpoint
-from effir_integrations.training.distill import DistillConfig, distill
-from effir_integrations.training.finetune import FinetuneConfig, finetune
+from effir_integrations.training.config import DistillConfig, FinetuneConfig
+from effir_integrations.training.distill import distill
+from effir_integrations.training.finetune import finetune
 from effir_integrations.training.heal import work_folder
 
 SLIM = SlimConfig(steps=8, batch_size=4, multiple_of=4, sparsity=0.4, save_steps=2)
