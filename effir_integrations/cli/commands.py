@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +17,7 @@ from ..model.plan import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPl
 
 if TYPE_CHECKING:
     from ..pruning.compress import Compressed
-    from ..pruning.config import DropConfig
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+    from ..pruning.config import CompressConfig, DropConfig, ReconstructConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,36 +29,6 @@ class _Target:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-
-def parse_layers(text: str) -> tuple[int, ...]:
-    """Return the layers that `3,5-8` names.
-
-    Raises:
-        ValueError: It is no such list.
-    """
-    layers: list[int] = []
-    for part in filter(None, re.split(r"[,\s]+", text.strip())):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if match is None:
-            raise ValueError(f"layers {text!r} are no list such as 3,5-8; {part!r} will not do")
-        first, last = int(match[1]), int(match[2] or match[1])
-        layers.extend(range(first, last + 1))
-    return tuple(layers)
-
-
-def parse_count(text: str) -> int | None:
-    """Return the number that `3.6B` or `120M` names, or None for an empty text.
-
-    Raises:
-        ValueError: It is no such number.
-    """
-    if not text:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMB]?)", text.strip().upper())
-    if match is None:
-        raise ValueError(f"{text!r} is no number of parameters; write 3.6B, 120M or 22000000")
-    return round(float(match[1]) * _UNITS[match[2]])
 
 
 def run_analyze(
@@ -162,7 +128,7 @@ def _check_no_plan(out: Path, force: bool) -> None:
 
 def run_reconstruct(
     run: Path,
-    settings: Mapping[str, Any],
+    config: ReconstructConfig,
     *,
     model: str | None,
     calibration: str | None,
@@ -181,16 +147,15 @@ def run_reconstruct(
     from ..data.calibration import load_calibration
     from ..encoder.loading import load
     from ..encoder.recorded_base import base_source
-    from ..pruning.config import ReconstructConfig
     from ..pruning.reconstruct import reconstruct
 
     errors.quiet_libraries()
     with locked(run):
-        keep = settings["keep_neurons"]
-        plan = slimmed_plan(run) if keep is None else None
+        plan = slimmed_plan(run) if config.keep_neurons is None else None
         if plan is None:
-            plan, keep = plan_so_far(run, force), keep or 0.5
-        config = ReconstructConfig(**{**settings, "keep_neurons": keep})
+            plan = plan_so_far(run, force)
+            if config.keep_neurons is None:
+                config = replace(config, keep_neurons=0.5)
         name = base_source(model, plan.base.name, run)
         chosen = load_calibration(calibration, limit=texts)
         made = reconstruct(load(name), chosen, config, plan=plan, show_progress=show_progress)
@@ -259,7 +224,7 @@ def run_export(
 def run_compress(
     model: str | None,
     out: Path | None,
-    settings: Mapping[str, Any],
+    config: CompressConfig,
     config_file: Path | None,
     *,
     force: bool,
@@ -274,23 +239,18 @@ def run_compress(
     from ..pruning.config import CompressConfig
 
     if config_file is not None:
-        if model is not None or _differing(settings, asdict(CompressConfig())):
+        if model is not None or config != CompressConfig():
             raise ValueError("settings are given twice: in --config and on the command line")
         settings = _read_yaml(config_file)
         with blamed_on(config_file):
             target = _Target(model=settings.pop("model", None), out=settings.pop("out", None))
-            CompressConfig.from_mapping(settings)
+            config = CompressConfig.from_mapping(settings)
         model, out = target.model, Path(target.out) if target.out else None
     if model is None or out is None:
         raise ValueError("name the model and the folder to write: effir compress MODEL OUT")
     errors.quiet_libraries()
-    config = CompressConfig.from_mapping(settings)
     result = compress(model, out, config, force=force, show_progress=show_progress)
     return result, Path(out)
-
-
-def _differing(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    return [name for name, value in settings.items() if value != defaults[name]]
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

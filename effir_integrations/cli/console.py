@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from ..model.plan import ImportanceReport, PruningPlan
-from .shown import plan_summary, plan_table
+if TYPE_CHECKING:
+    from ..model.plan import ImportanceReport, PruningPlan
 
 
 def stdout() -> Console:
@@ -41,6 +41,8 @@ def show_plan(
     out: Path | None = None,
 ) -> None:
     """Print a plan, and where the model went that it describes."""
+    from .shown import plan_summary, plan_table
+
     if as_json:
         print_json({**plan_summary(plan), "out": str(out) if out else None})
     elif not quiet:

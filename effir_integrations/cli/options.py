@@ -27,29 +27,6 @@ MaxLength = Annotated[
     typer.Option(min=1, help="Tokens a text is cut to. Default: the model's own limit."),
 ]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's own), fp32, bf16 or fp16.")]
-KeepNeurons = Annotated[
-    float | None,
-    typer.Option(help="Share of the neurons of the MLPs left that stays, between 0 and 1."),
-]
-Method = Annotated[
-    str,
-    typer.Option(
-        help="What makes up for removed neurons: reconstruct (refit by least squares), mean "
-        "(their mean goes into the bias) or plain (nothing)."
-    ),
-]
-MultipleOf = Annotated[
-    int,
-    typer.Option(help="MLP widths become multiples of this: 64 for kernels, 256 for GGUF, 1 none."),
-]
-DropMlp = Annotated[int, typer.Option(help="MLPs to drop, least important first.")]
-DropAttention = Annotated[int, typer.Option(help="Attentions to drop, least important first.")]
-DropBlock = Annotated[int, typer.Option(help="Whole blocks to drop, least important first.")]
-LastBlocks = Annotated[int, typer.Option(help="Whole blocks to drop from the end, no scores.")]
-KeepParams = Annotated[
-    float | None,
-    typer.Option(help="Drop MLPs until this share of the parameters is left, e.g. 0.5."),
-]
 Data = Annotated[str, typer.Option(help="BEIR folder, or a datasets name such as mteb/scifact.")]
 Split = Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv to use.")]
 DropSameId = Annotated[

@@ -8,29 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import plain_errors
+from ..pruning.config import CompressConfig, DropConfig, ReconstructConfig
 from . import console
 from .app import app
 from .options import (
     MODEL_HELP,
     Debug,
-    DropAttention,
-    DropBlock,
-    DropMlp,
     Dtype,
     Force,
     Json,
-    KeepNeurons,
-    KeepParams,
-    LastBlocks,
     MaxLength,
-    Method,
     Model,
-    MultipleOf,
     Quiet,
     Run,
     TextCount,
     Texts,
 )
+from .parsers import parse_count, parse_layers
+from .settings import options_of
 
 
 @app.command(name="analyze")
@@ -72,24 +67,24 @@ def analyze_command(
 
 
 @app.command(name="drop")
+@options_of(
+    DropConfig,
+    names={"keep_parameters": "keep-params", "parameters": "params"},
+    parsers={
+        "mlp_layers": parse_layers,
+        "attention_layers": parse_layers,
+        "parameters": parse_count,
+    },
+)
 def drop_command(
     source: Annotated[
         str, typer.Argument(help="Run folder with importance.json, or a model for named layers.")
     ],
+    config: Any,
     out: Annotated[
         Path | None,
         typer.Option(help="Run folder to write plan.json to. Default: the run folder itself."),
     ] = None,
-    mlp: DropMlp = 0,
-    attention: DropAttention = 0,
-    block: DropBlock = 0,
-    last_blocks: LastBlocks = 0,
-    mlp_layers: Annotated[str, typer.Option(help="MLPs to drop by layer, e.g. 3,5-8.")] = "",
-    attention_layers: Annotated[str, typer.Option(help="Attentions to drop by layer.")] = "",
-    keep_params: KeepParams = None,
-    params: Annotated[
-        str, typer.Option(help="Drop MLPs until at most this many parameters stay, e.g. 3.6B.")
-    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan, write nothing.")
     ] = False,
@@ -98,61 +93,47 @@ def drop_command(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Plan which whole sublayers go (equations 4, 5) and show what that leaves."""
-    with plain_errors(debug):
-        from ..pruning.config import DropConfig
-        from .commands import parse_count, parse_layers, run_drop
+    """Plan which whole sublayers go (equations 4, 5) and show what that leaves.
 
-        config = DropConfig(
-            mlp=mlp,
-            attention=attention,
-            block=block,
-            last_blocks=last_blocks,
-            mlp_layers=parse_layers(mlp_layers),
-            attention_layers=parse_layers(attention_layers),
-            keep_parameters=keep_params,
-            parameters=parse_count(params),
-        )
-        plan, report = run_drop(source, out, config, dry_run=dry_run, force=force)
+    effir drop run --mlp 4
+
+    effir drop run --mlp-layers 3,5-8 --params 3.6B
+    """
+    with plain_errors(debug):
+        settings = config()
+        from .commands import run_drop
+
+        plan, report = run_drop(source, out, settings, dry_run=dry_run, force=force)
         console.show_plan(plan, report, as_json, quiet)
 
 
 @app.command(name="reconstruct")
+@options_of(ReconstructConfig)
 def reconstruct_command(
     run: Run,
-    keep_neurons: Annotated[
-        float | None,
-        typer.Option(
-            help="Share of the neurons of the MLPs left that stays. Default: the neurons that "
-            "`effir slim` chose for this run, which are then only refitted, or else 0.5."
-        ),
-    ] = None,
-    method: Method = "reconstruct",
-    multiple_of: MultipleOf = 64,
+    config: Any,
     model: Annotated[
         str | None,
         typer.Option(help="The base, if it is no longer where the run folder says."),
     ] = None,
     calibration: Texts = None,
     texts: TextCount = 256,
-    max_length: MaxLength = None,
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Prune MLP neurons and refit what is left by least squares, without a gradient step."""
+    """Prune MLP neurons and refit what is left by least squares, without a gradient step.
+
+    Without --keep-neurons, and where `effir slim` has chosen none, half of the neurons stay.
+    """
     with plain_errors(debug):
+        settings = config()
         from .commands import run_reconstruct
 
         plan = run_reconstruct(
             run,
-            {
-                "keep_neurons": keep_neurons,
-                "method": method,
-                "multiple_of": multiple_of,
-                "max_length": max_length,
-            },
+            settings,
             model=model,
             calibration=calibration,
             texts=texts,
@@ -197,30 +178,16 @@ def export_command(
 
 
 @app.command(name="compress")
+@options_of(CompressConfig, names={"keep_parameters": "keep-params", "calibration_texts": "texts"})
 def compress_command(
-    model: Annotated[
-        str | None,
-        typer.Argument(help=MODEL_HELP),
-    ] = None,
-    out: Annotated[
+    config: Any,
+    model: Annotated[str | None, typer.Argument(help=MODEL_HELP)] = None,
+    out: Annotated[Path | None, typer.Argument(help="Model folder to write.")] = None,
+    config_file: Annotated[
         Path | None,
-        typer.Argument(help="Model folder to write."),
-    ] = None,
-    drop_mlp: DropMlp = 0,
-    drop_attention: DropAttention = 0,
-    drop_block: DropBlock = 0,
-    last_blocks: LastBlocks = 0,
-    keep_params: KeepParams = None,
-    keep_neurons: KeepNeurons = None,
-    method: Method = "reconstruct",
-    multiple_of: MultipleOf = 64,
-    calibration: Texts = None,
-    texts: TextCount = 256,
-    max_length: MaxLength = None,
-    dtype: Dtype = "auto",
-    config: Annotated[
-        Path | None,
-        typer.Option(help="YAML file with model, out and any of these settings, instead of them."),
+        typer.Option(
+            "--config", help="YAML file with model, out and any of these settings, instead of them."
+        ),
     ] = None,
     force: Force = False,
     quiet: Quiet = False,
@@ -229,23 +196,10 @@ def compress_command(
 ) -> None:
     """Compress a model in one go; with nothing named, half of the MLP neurons go."""
     with plain_errors(debug):
+        settings = config()
         from .commands import run_compress
 
-        settings: dict[str, Any] = {
-            "drop_mlp": drop_mlp,
-            "drop_attention": drop_attention,
-            "drop_block": drop_block,
-            "last_blocks": last_blocks,
-            "keep_parameters": keep_params,
-            "keep_neurons": keep_neurons,
-            "method": method,
-            "multiple_of": multiple_of,
-            "calibration": calibration,
-            "calibration_texts": texts,
-            "max_length": max_length,
-            "dtype": dtype,
-        }
         result, folder = run_compress(
-            model, out, settings, config, force=force, show_progress=not (quiet or as_json)
+            model, out, settings, config_file, force=force, show_progress=not (quiet or as_json)
         )
         console.show_plan(result.plan, result.report, as_json, quiet, folder)

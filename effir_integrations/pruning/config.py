@@ -15,21 +15,21 @@ class DropConfig:
     """How many sublayers go, or which; at most one of the two parameter targets."""
 
     mlp: int = 0
-    """MLPs with the lowest importance (Drop-kM; the paper drops 16 of 32)."""
+    """How many MLP sublayers to drop, least important first (Drop-kM; the paper drops 16 of 32)."""
     attention: int = 0
-    """Attentions with the lowest importance (Drop-kA)."""
+    """How many attention sublayers to drop, least important first (Drop-kA)."""
     block: int = 0
-    """Whole blocks with the lowest importance (Drop-kB)."""
+    """How many whole blocks to drop, least important first (Drop-kB)."""
     last_blocks: int = 0
-    """Whole blocks from the end, without scores (Drop-LastkB)."""
+    """How many whole blocks to drop from the end, without scores (Drop-LastkB)."""
     mlp_layers: tuple[int, ...] = ()
-    """MLPs to drop by layer, whatever their importance."""
+    """MLP sublayers to drop by layer, whatever their importance."""
     attention_layers: tuple[int, ...] = ()
-    """Attentions to drop by layer, whatever their importance."""
+    """Attention sublayers to drop by layer, whatever their importance."""
     keep_parameters: float | None = None
-    """Share of the parameters that may stay, in (0, 1): MLPs go until it fits."""
+    """Drop MLP sublayers until this share of the parameters is left, between 0 and 1."""
     parameters: int | None = None
-    """Number of parameters that may stay, without LM head: MLPs go until it fits."""
+    """Drop MLP sublayers until at most this many parameters are left, the LM head not counted."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -60,25 +60,26 @@ METHODS = ("reconstruct", "mean", "plain")
 class ReconstructConfig:
     """How many MLP neurons stay, and what makes up for the others."""
 
-    keep_neurons: float | None
-    """Share of the neurons in the MLPs that are left which stays, in (0, 1]; 1 only refits the MLPs
-    left, to make up for dropped sublayers; None keeps the neurons that the plan names (from `slim`)
-    and refits those."""
+    keep_neurons: float | None = None
+    """Share of the neurons of the MLPs left that stays, above 0 and up to 1, where 1 only refits
+    these MLPs to make up for dropped sublayers. Default: the neurons that the plan names (from
+    `slim`) stay and are refitted."""
     method: str = "reconstruct"
-    """`reconstruct` refits the output projection; `mean` adds the mean output of the removed
-    neurons to its bias; `plain` only removes."""
+    """What makes up for removed neurons: `reconstruct` refits the output projection by least
+    squares, `mean` adds their mean output to its bias, `plain` does nothing."""
     multiple_of: int = 64
-    """Narrowed widths are multiples of this; 1 as in the paper."""
+    """MLP widths become multiples of this: 64 for kernels, 256 for GGUF, 1 as in the paper."""
     min_width: int = 1
-    """No layer goes below it."""
+    """No MLP becomes narrower than this many neurons."""
     ridge: float = 1e-3
-    """Pull of the refit towards the present weights, as a share of the mean squared activation."""
+    """How strongly a refit is pulled towards the present weights, as a share of the mean squared
+    activation."""
     correction: float = 0.5
-    """Share of the error of earlier layers that a refit has to make good, in [0, 1]."""
+    """Share of the error of earlier layers that a refit has to make good, from 0 to 1."""
     max_length: int | None = None
-    """Tokens of a calibration text; None is the model's own limit."""
+    """Tokens a calibration text is cut to. Default: the model's own limit."""
     batch_tokens: int = 8192
-    """Padded tokens a forward pass."""
+    """Padded tokens of a forward pass."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -113,32 +114,35 @@ class CompressConfig:
     """What `compress` removes, and how; with nothing named, half of the MLP neurons go."""
 
     drop_mlp: int = 0
-    """MLP sublayers to drop, least important first (eq. 4)."""
+    """How many MLP sublayers to drop, least important first (eq. 4)."""
     drop_attention: int = 0
-    """Attention sublayers to drop, least important first (eq. 5)."""
+    """How many attention sublayers to drop, least important first (eq. 5)."""
     drop_block: int = 0
-    """Whole blocks to drop, least important first."""
+    """How many whole blocks to drop, least important first."""
     last_blocks: int = 0
-    """Whole blocks to drop from the end."""
+    """How many whole blocks to drop from the end, without scores."""
     keep_parameters: float | None = None
-    """Share of the parameters to come down to by dropping MLPs, in (0, 1)."""
+    """Drop MLP sublayers until this share of the parameters is left, between 0 and 1."""
     keep_neurons: float | None = None
-    """Share of the neurons in the MLPs left that stays, in (0, 1]; 1 only refits the MLPs left to
-    make up for dropped sublayers, None leaves them as they are."""
+    """Share of the neurons of the MLPs left that stays, above 0 and up to 1, where 1 only refits
+    these MLPs to make up for dropped sublayers. Default: all stay, or half where nothing is
+    dropped."""
     method: str = "reconstruct"
-    """What makes up for removed neurons: reconstruct, mean or plain."""
+    """What makes up for removed neurons: `reconstruct` refits the output projection by least
+    squares, `mean` adds their mean output to its bias, `plain` does nothing."""
     multiple_of: int = 64
-    """Widths are multiples of this: 64 for quantised kernels, 256 for GGUF, 1 as in the paper."""
+    """MLP widths become multiples of this: 64 for kernels, 256 for GGUF, 1 as in the paper."""
     calibration: str | None = None
-    """Texts: a file, a BEIR folder, a datasets name; None takes the shipped sample."""
+    """Calibration texts: a .jsonl or .txt file, a BEIR folder, a datasets name. Default: the 256
+    texts shipped with the package."""
     calibration_texts: int = 256
-    """How many of them, drawn with `seed`."""
+    """How many calibration texts to draw."""
     max_length: int | None = None
-    """Tokens of a calibration text; None is the model's own limit."""
+    """Tokens a calibration text is cut to. Default: the model's own limit."""
     dtype: str = "auto"
-    """Precision of the written model; auto is the checkpoint's own."""
+    """Precision of the written model: auto (the checkpoint's own), fp32, bf16 or fp16."""
     seed: int = 0
-    """Draws the calibration texts."""
+    """Seed of the draw of calibration texts."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -205,25 +209,25 @@ class SlimConfig(TrainConfig):
     after_training = ("sparsity", "multiple_of", "min_width")
     """Trained gates can be cut at any sparsity."""
     sparsity: float = 0.3
-    """Share of the neurons in the MLPs left that goes, in (0, 1) (main setting: 0.3)."""
+    """Share of the neurons of the MLPs left that goes, between 0 and 1 (the paper: 0.3)."""
     steps: int | None = 500
-    """Optimizer steps (A.1: 500)."""
+    """Optimizer steps (the paper: 500)."""
     learning_rate: float = 1e-5
-    """Of the weights, where they train too."""
+    """Highest learning rate of the weights, where they are trained as well."""
     gate_learning_rate: float = 1e-2
-    """Of the gates; the paper does not state it."""
+    """Learning rate of the gates; the paper does not state it."""
     beta: float = 5.0
     """Steepness of the surrogate of the gates' number (eq. 8)."""
     gate_weight: float = 1e-8
-    """lambda, the weight of that surrogate (eq. 8)."""
+    """lambda of eq. 8: how much the number of open gates counts."""
     temperature: float = 0.02
-    """Of the contrastive loss (A.2)."""
+    """Temperature of the contrastive loss (the paper: 0.02)."""
     train_base: bool = False
-    """Also train the weights, with `learning_rate`; the paper can be read either way."""
+    """Train the weights as well as the gates; the paper can be read either way."""
     multiple_of: int = 64
-    """Narrowed widths are multiples of this; 1 as in the paper."""
+    """MLP widths become multiples of this: 64 for kernels, 256 for GGUF, 1 as in the paper."""
     min_width: int = 1
-    """No layer goes below it."""
+    """No MLP becomes narrower than this many neurons."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

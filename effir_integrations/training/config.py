@@ -21,31 +21,31 @@ class TrainConfig:
     batch_size: int = 32
     """Examples of a step, over all processes together."""
     steps: int | None = None
-    """Optimizer steps; None is `epochs`."""
+    """Optimizer steps, instead of epochs. Default: as many as the epochs have."""
     epochs: float = 1.0
-    """Passes over the examples, where `steps` is not given (A.2: 1)."""
+    """Passes over the examples (the paper: 1)."""
     learning_rate: float = 1e-4
-    """Of AdamW, at its highest (A.2: 1e-4 for LoRA)."""
+    """Highest learning rate of AdamW (the paper: 1e-4 for LoRA)."""
     weight_decay: float = 0.0
-    """Of AdamW; the paper does not state it."""
+    """Weight decay of AdamW; the paper does not state it."""
     warmup: float = 0.05
     """Share of the steps in which the learning rate rises; it then falls linearly to 0."""
     max_gradient_norm: float = 1.0
-    """Gradients are scaled down to it."""
+    """Gradients are scaled down to this norm."""
     similar_lengths: bool = False
-    """Whether examples whose longest texts are of like length share a batch: it saves padding."""
+    """Make batches of texts of like length, which saves padding."""
     max_length: int | None = None
-    """Tokens of a text while training; None is the model's own limit."""
+    """Tokens a text is cut to while training. Default: the model's own limit."""
     mini_batch_size: int | None = None
-    """Texts in memory at a time (gradient caching); None is the whole batch."""
+    """Texts in memory at a time (gradient caching), for large batches. Default: the whole batch."""
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them."""
+    """Compute activations twice instead of keeping them: less memory, about a third slower."""
     model_dropout: bool = False
-    """Whether the dropout that the base's config names stays on; decoders have none."""
+    """Keep the dropout that the base's config names; decoders have none."""
     precision: str = "auto"
-    """bf16 or fp32 arithmetic; auto is bf16 where the hardware has it."""
+    """Arithmetic of the training: bf16, fp32, or auto, which is bf16 where the hardware has it."""
     seed: int = 0
-    """Of the order of the examples, new weights and dropout."""
+    """Seed of the order of the examples, of new weights and of dropout."""
     save_steps: int = 100
     """Steps between two checkpoints; it changes no result."""
     report_to: str = "none"
@@ -98,13 +98,13 @@ class HealConfig(TrainConfig):
     """Which weights train."""
 
     trains: str = "lora"
-    """`lora`: an adapter on every projection (A.2); `all`: every weight."""
+    """What trains: `lora` (an adapter on every projection, merged at the end) or `all` weights."""
     rank: int = 32
-    """Of the adapter (A.2)."""
+    """Rank of the adapter (the paper: 32)."""
     alpha: float = 64.0
-    """The adapter is scaled by alpha / rank (A.2)."""
+    """The adapter is scaled by alpha / rank (the paper: 64)."""
     adapter_dropout: float = 0.0
-    """Of the adapter's input; the paper does not state it."""
+    """Dropout of the adapter's input; the paper does not state it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,10 +123,10 @@ class FinetuneConfig(HealConfig):
     """What is learned from, and how."""
 
     temperature: float = 0.02
-    """Of the contrastive loss (A.2)."""
+    """Temperature of the contrastive loss (the paper: 0.02)."""
     teacher_weight: float = 1.0
-    """Of the divergence from the teacher's scores, where the examples carry them; 0 ignores them
-    (A.2 sums the two losses)."""
+    """Weight of the divergence from the teacher's scores, where the examples carry them; 0
+    ignores them (the paper sums the two losses)."""
     teacher_temperature: float = 1.0
     """What the teacher's scores are divided by; the paper does not state it."""
 
@@ -147,10 +147,20 @@ class DistillConfig(HealConfig):
     """What of the teacher is followed, and how."""
 
     target: str = "vectors"
-    """`vectors`: each text's vector, so that the student stays in the teacher's space and reads its
-    index; `similarities`: the cosines between the texts of a batch, for a teacher of any size."""
+    """What of the teacher is followed: `vectors` (each text's vector: the student stays in the
+    teacher's space and reads its index) or `similarities` (the cosines between the texts of a
+    batch, for a teacher of any size)."""
+    trains: str = "all"
+    """What trains: `all` weights, or `lora` (an adapter on every projection, merged at the end)."""
+    learning_rate: float = 3e-4
+    """Highest learning rate of AdamW."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.target not in TARGETS:
             raise ValueError(f"target={self.target!r} is not known; choose {', '.join(TARGETS)}")
+        if self.mini_batch_size is not None:
+            raise ValueError(
+                f"mini_batch_size={self.mini_batch_size} is for the contrastive loss alone; lower "
+                "batch_size instead"
+            )

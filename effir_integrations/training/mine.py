@@ -56,7 +56,7 @@ def mine(
     document_prompt_name: str | None = None,
     document_prompt: str | None = None,
     use_faiss: bool = False,
-    fill: bool = False,
+    fill: bool = True,
     seed: int = 0,
     show_progress: bool = False,
     force: bool = False,
