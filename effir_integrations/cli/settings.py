@@ -39,9 +39,7 @@ class Settings:
             kind, default = hints[field.name], field.default
             option: dict[str, Any] = {"help": texts[field.name]}
             if field.name in self.parsers:
-                kind, option["parser"] = Any, self.parsers[field.name]
-                option["metavar"] = "TEXT"
-                default = default or None
+                kind, default = str | None, None
             flag = "--" + self.names.get(field.name, field.name).replace("_", "-")
             annotation = Annotated[kind, typer.Option(flag, **option)]  # type: ignore[valid-type]
             made.append(
@@ -55,13 +53,14 @@ class Settings:
         return made
 
     def read(self, values: Mapping[str, Any]) -> Any:
-        """Return the dataclass of what was given; what no parser read has the field's default.
+        """Return the dataclass of what was given; a text that was not has the field's default.
 
         Raises:
-            ValueError: The dataclass refuses a value.
+            ValueError: A parser or the dataclass refuses a value.
         """
-        unset = {name for name in self.parsers if values[name] is None}
-        return self.config(**{x: value for x, value in values.items() if x not in unset})
+        known = {x: value for x, value in values.items() if x not in self.parsers}
+        texts = {x: value for x, value in values.items() if x in self.parsers and value is not None}
+        return self.config(**known, **{x: self.parsers[x](text) for x, text in texts.items()})
 
 
 def options_of(

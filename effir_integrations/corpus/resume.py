@@ -207,7 +207,7 @@ class Unfinished:
     def close(self) -> None:
         """Let go of the files and the lock; a folder in which nothing is done yet is removed."""
         self._close_files()
-        if not self.state.rows:
+        if not self.state.rows and not (self.folder / STATE).is_file():
             shutil.rmtree(self.folder, ignore_errors=True)
         self._held.close()
 
