@@ -11,12 +11,9 @@ from contextlib import contextmanager
 from .files import FULL
 
 DONE, BUG, BAD_INPUT, BROKEN, ENVIRONMENT, INTERRUPTED = 0, 1, 2, 3, 4, 130
-
-
 EXIT_CODES = """Exit codes: 0 done; 1 a fault of effir itself; 2 input or settings that will not do;
 3 a stage found its own result wrong and wrote nothing; 4 the machine (missing package, disk,
 memory); 130 interrupted."""
-
 
 _FULL_WORDS = (
     *(os.strerror(number) for number in FULL),
@@ -27,9 +24,24 @@ _FULL_WORDS = (
 )
 
 
+_FROM_TORCHAO = {"torchao": "Failed to load ", "torch.utils._pytree": " is an Enum subclass "}
+"""Logger -> what it says whenever torchao is imported, on any machine without its GPU kernels."""
+
+
+def _quiet_torchao() -> None:
+    """Leave out what importing torchao says, which Transformers does where it is installed."""
+    for name in _FROM_TORCHAO:
+        logging.getLogger(name).addFilter(_is_worth_saying)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return _FROM_TORCHAO[record.name] not in record.getMessage()
+
+
 @contextmanager
 def plain_errors(debug: bool) -> Iterator[None]:
     """Turn an exception into one line on standard error and an exit code, unless `debug`."""
+    _quiet_torchao()
     try:
         yield
     except (KeyboardInterrupt, Exception) as error:

@@ -336,3 +336,19 @@ def test_an_interrupted_run_ends_with_one_line_and_leaves_nothing(base, tmp_path
     assert "Traceback" not in stderr
     assert "interrupted" in stderr
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["many.txt"]
+
+
+def test_nothing_but_what_is_worth_saying_is_said_on_standard_error(base, tmp_path):
+    line = [
+        sys.executable,
+        "-m",
+        "effir_integrations",
+        "compress",
+        str(base),
+        str(tmp_path / "out"),
+    ]
+    done = subprocess.run(
+        [*line, "--last-blocks", "1", "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["out"] == str(tmp_path / "out")
+    assert done.stderr == ""
