@@ -20,26 +20,47 @@ if TYPE_CHECKING:
 
     from .cli.shown import show
     from .corpus.to_file import encode_to_file
+    from .data.beir import RetrievalData, load_beir
+    from .data.calibration import Calibration, load_calibration
+    from .data.training_examples import TrainingData, load_training
     from .encoder.encoder import Encoder
     from .encoder.loading import load
     from .encoder.mini import mini_path
     from .encoder.space import check_space
+    from .evaluation.compare import compare
     from .evaluation.evaluate import evaluate
+    from .model.identity import BaseIdentity
+    from .model.plan import ImportanceReport, PruningPlan
     from .pruning.analyze import analyze
     from .pruning.compress import compress
-    from .pruning.config import CompressConfig
+    from .pruning.config import CompressConfig, DropConfig, ReconstructConfig, SlimConfig
     from .pruning.drop import drop
     from .pruning.export import export
     from .pruning.reconstruct import reconstruct
     from .pruning.slim import slim
+    from .training.config import DistillConfig, FinetuneConfig
     from .training.distill import distill
     from .training.finetune import finetune
+    from .training.mine import mine
+    from .training.score import score
 
 _HOMES = {
+    "BaseIdentity": "model.identity",
+    "Calibration": "data.calibration",
     "CompressConfig": "pruning.config",
+    "DistillConfig": "training.config",
+    "DropConfig": "pruning.config",
     "Encoder": "encoder.encoder",
+    "FinetuneConfig": "training.config",
+    "ImportanceReport": "model.plan",
+    "PruningPlan": "model.plan",
+    "ReconstructConfig": "pruning.config",
+    "RetrievalData": "data.beir",
+    "SlimConfig": "pruning.config",
+    "TrainingData": "data.training_examples",
     "analyze": "pruning.analyze",
     "check_space": "encoder.space",
+    "compare": "evaluation.compare",
     "compress": "pruning.compress",
     "distill": "training.distill",
     "drop": "pruning.drop",
@@ -48,17 +69,34 @@ _HOMES = {
     "export": "pruning.export",
     "finetune": "training.finetune",
     "load": "encoder.loading",
+    "load_beir": "data.beir",
+    "load_calibration": "data.calibration",
+    "load_training": "data.training_examples",
+    "mine": "training.mine",
     "mini_path": "encoder.mini",
     "reconstruct": "pruning.reconstruct",
+    "score": "training.score",
     "show": "cli.shown",
     "slim": "pruning.slim",
 }
 
 __all__ = [
+    "BaseIdentity",
+    "Calibration",
     "CompressConfig",
+    "DistillConfig",
+    "DropConfig",
     "Encoder",
+    "FinetuneConfig",
+    "ImportanceReport",
+    "PruningPlan",
+    "ReconstructConfig",
+    "RetrievalData",
+    "SlimConfig",
+    "TrainingData",
     "analyze",
     "check_space",
+    "compare",
     "compress",
     "distill",
     "drop",
@@ -67,8 +105,13 @@ __all__ = [
     "export",
     "finetune",
     "load",
+    "load_beir",
+    "load_calibration",
+    "load_training",
+    "mine",
     "mini_path",
     "reconstruct",
+    "score",
     "show",
     "slim",
 ]

@@ -145,3 +145,12 @@ def test_the_page_of_pyserini_runs_word_for_word(tmp_path):
     assert ids == list(TEXTS)
     assert re.search(r"ndcg_cut_10\s+all\s+1\.0000", printed)
     assert "False" in printed
+
+
+def test_the_page_of_the_pipeline_runs_word_for_word(tmp_path):
+    printed = run_page("python.md", tmp_path).splitlines()
+    assert {"smaller", "smaller-too", "distilled", "finetuned", "gates"} <= set(
+        os.listdir(tmp_path)
+    )
+    assert printed[-2:-1] == ["4 256"]
+    assert 0 <= float(printed[-1]) <= 1

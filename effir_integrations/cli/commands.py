@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from .. import errors
+from ..encoder.folder import identify
 from ..fields import blamed_on, check_fields
 from ..files.locks import locked
-from ..model.identity import BaseIdentity
 from ..model.peft_folder import with_bases
 from ..model.plan import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
 
@@ -104,19 +104,6 @@ def run_drop(
         _check_no_plan(out, force)
         plan.save(out)
     return plan, report
-
-
-def identify(model: str) -> BaseIdentity:
-    """Return the identity of a model by name, from its files alone where they are on this disk."""
-    from ..encoder.encoder import transformer_model
-    from ..encoder.loading import load
-    from ..encoder.sources import find_architecture
-    from ..model.rewrite import identity_on_disk
-
-    find_architecture(model)
-    if Path(model).is_dir():
-        return identity_on_disk(Path(model))
-    return BaseIdentity.of(transformer_model(load(model)), model)
 
 
 def _check_no_plan(out: Path, force: bool) -> None:

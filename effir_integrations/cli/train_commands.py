@@ -14,10 +14,9 @@ from .commands import plan_so_far
 
 if TYPE_CHECKING:
     from ..data.calibration import Calibration
-    from ..data.training_examples import TrainingData
     from ..encoder.encoder import Encoder
     from ..pruning.config import SlimConfig
-    from ..training.config import DistillConfig, FinetuneConfig, TrainConfig
+    from ..training.config import DistillConfig, FinetuneConfig
 
 SLIM_FOLDER = "slim"
 
@@ -49,7 +48,7 @@ def run_slim(
     from ..model.identity import BaseIdentity
     from ..pruning.slim import BASE_FOLDER, slim
     from ..training.launch import is_main_process, local_device
-    from ..training.stage import Stage, data_record
+    from ..training.stage import Stage, data_record, training_data
 
     errors.quiet_libraries()
     with locked(run) if is_main_process() else nullcontext():
@@ -69,7 +68,9 @@ def run_slim(
         name = base_source(model, plan.base.name, run)
         encoder = load(name, dtype=dtype, device=local_device())
         plan.base.check_same(BaseIdentity.of(transformer_model(encoder), name))
-        data = _examples(source, encoder, config, negatives, scored=False, progress=show_progress)
+        data = training_data(
+            encoder, source, config, negatives=negatives, show_progress=show_progress
+        )
         stage = Stage(name="slim", config=config, data=data_record(data))
         if slimmed is None or not stage.is_among(slimmed.made_by):
             if slimmed is not None:
@@ -109,10 +110,13 @@ def run_finetune(
     """Fine-tune a model folder, or the model that a run folder plans; return its history."""
     from ..data.training_rows import has_scores
     from ..training.finetune import finetune
+    from ..training.stage import training_data
 
     scored = needs_scores or (config.teacher_weight > 0 and has_scores(train))
     encoder, history = _load_source(source, model, dtype)
-    data = _examples(train, encoder, config, negatives, scored=scored, progress=show_progress)
+    data = training_data(
+        encoder, train, config, negatives=negatives, scored=scored, show_progress=show_progress
+    )
     finetune(encoder, data, config, out, history=history, force=force, show_progress=show_progress)
     return _written(out)
 
@@ -180,32 +184,6 @@ def _load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, 
     encoder = load(name, dtype=dtype, device=local_device())
     encoder[0].model = apply(transformer_model(encoder), plan)
     return encoder, history_of(plan)
-
-
-def _examples(
-    source: str,
-    encoder: Encoder,
-    config: TrainConfig,
-    negatives: int,
-    *,
-    scored: bool,
-    progress: bool,
-) -> TrainingData:
-    from ..data.training_examples import load_training
-    from ..encoder.encoder import role_prompt
-    from ..encoder.tokenization import token_limit
-
-    return load_training(
-        source,
-        negatives=negatives,
-        scored=scored,
-        query_prompt=role_prompt(encoder, "query"),
-        document_prompt=role_prompt(encoder, "document"),
-        tokenizer=encoder.tokenizer,
-        max_query_tokens=token_limit(encoder, config.max_length),
-        seed=config.seed,
-        show_progress=progress,
-    )
 
 
 def _texts(

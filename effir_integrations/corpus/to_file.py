@@ -23,6 +23,7 @@ from ..data.corpus import corpus_pairs, count_texts
 from ..data.vector_files import BYTES_A_NUMBER, check_ending, check_id, ids_path
 from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.inputs import streamed
+from ..encoder.loading import loaded
 from ..encoder.progress import Progress
 from ..encoder.tokenization import cut_to, token_limit
 from ..files import check_space
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     Pair = tuple[str, str]
-    Texts = str | os.PathLike[str] | Iterable[Pair]
+    Texts = str | os.PathLike[str] | Iterable[Pair] | Iterable[str]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class EncodedFile:
 
 
 def encode_to_file(
-    encoder: SentenceTransformer,
+    model: SentenceTransformer | str | Path,
     texts: Texts,
     out: str | os.PathLike[str],
     *,
@@ -86,9 +87,10 @@ def encode_to_file(
     through or stopped and continued, the file has the same bytes on the same machine.
 
     Args:
-        encoder: Gives the vectors.
+        model: Gives the vectors; or the folder or name to load it from.
         texts: A .jsonl or .parquet file, its keys or columns as in `records`, or an iterable of
-            `(id, text)` pairs. Read in windows, and again from the start after an interruption.
+            `(id, text)` pairs, or of texts, whose ids are then 0, 1, 2 and so on. Read in windows,
+            and again from the start after an interruption.
             An id that stands there twice is written twice, with a warning.
         out: Ends in .npy (float32, (texts, dimension), the ids one a line in `NAME.ids.txt`),
             .parquet (columns docid and vector) or .jsonl (keys docid and vector); Anserini reads
@@ -115,6 +117,7 @@ def encode_to_file(
     given: Path | Iterable[Pair]
     given = Path(texts) if isinstance(texts, (str, os.PathLike)) else streamed(texts)
     check_encode_to_file(given, out, force=force)
+    encoder = loaded(model)
     settings = _settings(encoder, prompt, normalize_embeddings, truncate_dim, max_length, window)
     begun = State(settings=settings, encoder=encoder_fingerprint(encoder), replaces=force)
     counted = getattr(encoder, "tokens_encoded", None)
@@ -267,13 +270,16 @@ class _Corpus:
                 f"{work.folder}; give that corpus again, or start anew with --force (force=True)"
             )
 
-    def _checked(self, pairs: Iterable[Pair], out: Path) -> Iterator[Pair]:
+    def _checked(self, pairs: Iterable[Pair | str], out: Path) -> Iterator[Pair]:
         advice = "write .parquet or .jsonl, or give it another id" if ids_path(out) else None
         for row, pair in enumerate(pairs, start=1):
             where = f"{self.name}, text {row}"
+            if isinstance(pair, str):
+                pair = (str(row - 1), pair)
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise ValueError(
-                    f"{where}: found {type(pair).__name__} ({pair!r:.60}); give pairs (id, text)"
+                    f"{where}: found {type(pair).__name__} ({pair!r:.60}); give texts, or "
+                    "pairs (id, text)"
                 )
             identifier, text = pair
             for what, value in (("id", identifier), ("text", text)):

@@ -115,6 +115,21 @@ def load_calibration(
     return Calibration(texts=tuple(texts), source=name)
 
 
+def calibrated(texts: Calibration | str | Path | Sequence[str] | None) -> Calibration:
+    """Return calibration texts as they are, and read what anything else stands for.
+
+    Of a list all texts are taken, of a file, a corpus or a data set at most 256.
+
+    Raises:
+        FileNotFoundError: As of `load_calibration`.
+        ValueError: As of `load_calibration`.
+    """
+    if isinstance(texts, Calibration):
+        return texts
+    is_source = texts is None or isinstance(texts, str | Path)
+    return load_calibration(texts, limit=256 if is_source else None)
+
+
 def _source_name(source: object) -> str:
     if source is None:
         return SAMPLE

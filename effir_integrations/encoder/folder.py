@@ -10,6 +10,7 @@ import torch
 from sentence_transformers.util import batch_to_device
 
 from ..files import new_folder
+from ..model.identity import BaseIdentity
 from .encoder import Encoder, transformer_model
 from .history import write_history
 from .loading import load
@@ -93,3 +94,16 @@ def check_same_vectors(before: SentenceTransformer, after: SentenceTransformer) 
             f"the saved folder gives other vectors than the model in memory (largest difference "
             f"{difference:.3g}); nothing was kept, please report this with the model's name"
         )
+
+
+def identify(model: str | Path) -> BaseIdentity:
+    """Return the identity of a model by name, from its files alone where they are on this disk."""
+    from ..encoder.encoder import transformer_model
+    from ..encoder.loading import load
+    from ..encoder.sources import find_architecture
+    from ..model.rewrite import identity_on_disk
+
+    find_architecture(model)
+    if Path(model).is_dir():
+        return identity_on_disk(Path(model))
+    return BaseIdentity.of(transformer_model(load(model)), str(model))

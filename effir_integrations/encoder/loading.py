@@ -23,6 +23,7 @@ from .tokenization import check_length, prepare_tokenizer, token_limit
 from .transformer import CheckedTransformer
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
     from transformers import PretrainedConfig
 
 
@@ -97,6 +98,16 @@ def load(
     if compile:
         _compile(encoder)
     return encoder
+
+
+def loaded(model: SentenceTransformer | str | Path) -> SentenceTransformer:
+    """Return an encoder as it is, and load what a folder or name stands for.
+
+    Raises:
+        FileNotFoundError: As of `load`.
+        ValueError: As of `load`.
+    """
+    return load(model) if isinstance(model, str | Path) else model
 
 
 def _encoder(

@@ -8,10 +8,10 @@ MINI = "effir-mini"
 """Its name, which stands for its folder wherever this package takes a model."""
 
 
-def mini_path() -> Path:
+def mini_path() -> str:
     """Return the folder of effir-mini, a Sentence Transformers model of eight layers.
 
-    Other libraries take it as any folder: `SentenceTransformer(str(mini_path()))`.
+    Other libraries take it as any folder: `SentenceTransformer(mini_path())`.
 
     Raises:
         FileNotFoundError: The package was installed without it.
@@ -22,4 +22,4 @@ def mini_path() -> Path:
             f"{folder} is not there, which comes with the package; reinstall it: "
             "pip install --force-reinstall --no-deps effir-integrations"
         )
-    return folder
+    return str(folder)

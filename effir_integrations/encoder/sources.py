@@ -102,7 +102,7 @@ def find_source(model: str | Path) -> str:
     """
     name, path = str(model), Path(model)
     if name == MINI and not path.exists():
-        path = mini_path()
+        path = Path(mini_path())
         name = str(path)
     if not path.is_dir():
         if path.exists() or not _HUB_NAME.fullmatch(name):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from ..data.calibration import calibrated
 from ..encoder.encoder import token_batches, transformer_model
+from ..encoder.loading import loaded
 from ..encoder.tokenization import token_limit
 from ..encoder.turns import turns_of
 from ..model.apply import check_code
@@ -31,8 +34,8 @@ _CHUNK = 1 << 22
 
 
 def analyze(
-    encoder: SentenceTransformer,
-    calibration: Calibration,
+    model: SentenceTransformer | str | Path,
+    texts: Calibration | str | Path | Sequence[str] | None = None,
     *,
     max_length: int | None = None,
     batch_tokens: int = 8192,
@@ -46,8 +49,10 @@ def analyze(
     not, so memory does not grow with the number of texts.
 
     Args:
-        encoder: A Sentence Transformers model, full or already pruned, on any device, in any dtype.
-        calibration: The texts to measure on; no prompt is put in front of them.
+        model: A Sentence Transformers model, full or already pruned, on any device, in any dtype;
+            or the folder or name to load one from.
+        texts: The texts to measure on, as a list, or as `load_calibration` takes them; None takes
+            those that are shipped. No prompt is put in front of them.
         max_length: Where texts are cut, in tokens; None takes the encoder's own limit.
         batch_tokens: Padded tokens a forward pass.
         show_progress: Draw a progress bar.
@@ -62,9 +67,10 @@ def analyze(
         RuntimeError: A layer did not run, or its hooks did not.
     """
     _check_limits(max_length, batch_tokens)
-    model = transformer_model(encoder)
-    check_code(model)
-    meter = _Meter(model)
+    encoder, calibration = loaded(model), calibrated(texts)
+    transformer = transformer_model(encoder)
+    check_code(transformer)
+    meter = _Meter(transformer)
     batches = token_batches(
         encoder,
         calibration.texts,
@@ -74,7 +80,7 @@ def analyze(
         show_progress=show_progress,
     )
     # hooks see every run of the model, so nobody else may run it meanwhile
-    with turns_of(encoder), torch.inference_mode(), _evaluation_mode(model), meter.attached():
+    with turns_of(encoder), torch.inference_mode(), _evaluation_mode(transformer), meter.attached():
         for batch in batches:
             # packed inputs and some tokenizers bring no mask: then every position is attended to
             mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
@@ -88,7 +94,7 @@ def analyze(
             "token that is not padding; give texts that the model's tokenizer knows"
         )
     return ImportanceReport(
-        base=BaseIdentity.of(model),
+        base=BaseIdentity.of(transformer),
         calibration={
             "source": calibration.source,
             "sha256": calibration.sha256,

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..encoder.encoder import transformer_model
+from ..encoder.folder import identify
 from ..model.identity import BaseIdentity
 from ..model.plan import ImportanceReport, PruningPlan
 from ..model.surgery import check_layers, check_some_attention_left
 from .config import DropConfig
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 
 def drop(
-    base: BaseIdentity, config: DropConfig, report: ImportanceReport | None = None
+    base: BaseIdentity | SentenceTransformer | str | Path,
+    config: DropConfig,
+    report: ImportanceReport | None = None,
 ) -> PruningPlan:
     """Plan which MLP and attention sublayers go (eq. 4, 5); no weight is touched.
 
@@ -20,7 +29,8 @@ def drop(
     those that are left, then more MLPs until a parameter target is met. Ties go by layer.
 
     Args:
-        base: The model to prune.
+        base: The model to prune: what identifies it, as `report.base`, or the model itself, or the
+            folder or name to load it from.
         config: What to drop.
         report: Importance of the same base; not needed for layers by name or last blocks.
 
@@ -28,6 +38,12 @@ def drop(
         ValueError: The report is of another base or missing, there are not that many sublayers, the
             target cannot be met, or no attention would be left.
     """
+    if not isinstance(base, BaseIdentity):
+        base = (
+            identify(base)
+            if isinstance(base, str | Path)
+            else BaseIdentity.of(transformer_model(base))
+        )
     if report is not None:
         report.base.check_same(base)
     elif config.needs_scores:

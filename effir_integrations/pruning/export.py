@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from ..encoder.encoder import Encoder, transformer_model
 from ..encoder.folder import probe, save, source_of
 from ..encoder.history import history_of, write_history
 from ..encoder.inference import TEXT_ONLY
+from ..encoder.loading import loaded
 from ..encoder.sources import find_folder, transformer_folder
 from ..encoder.tokenization import (
     prepare_tokenizer,
@@ -30,12 +32,13 @@ from ..model.peft_folder import with_bases
 from ..model.plan import PruningPlan
 from ..model.shards import check_file_finite
 
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
 
 def export(
-    encoder: SentenceTransformer, plan: PruningPlan, out: str | Path, *, force: bool = False
+    model: SentenceTransformer | str | Path,
+    plan: PruningPlan,
+    out: str | Path,
+    *,
+    force: bool = False,
 ) -> Encoder:
     """Apply a plan to an encoder and write the result as a Sentence Transformers folder.
 
@@ -44,7 +47,8 @@ def export(
     plan, and a model card. It is loaded again and compared, bit for bit, before it gets its name.
 
     Args:
-        encoder: The base, loaded with `load`; it is used up and holds the pruned model afterwards.
+        model: The base, or the folder or name to load it from; a loaded one is used up and holds
+            the pruned model afterwards.
         plan: Made for this base.
         out: Folder to write; must be new or empty unless `force`.
         force: Replace what is there, at the end and in one step.
@@ -60,14 +64,16 @@ def export(
         RuntimeError: The reloaded folder gives other vectors; nothing is left behind.
     """
     out = Path(out)
-    with claimed(out, force=force, sources=with_bases([source_of(encoder)])):
+    source = source_of(model) if isinstance(model, SentenceTransformer) else model
+    with claimed(out, force=force, sources=with_bases([source])):
+        encoder = loaded(model)
         plan.base.check_same(BaseIdentity.of(transformer_model(encoder)))
         check_code(transformer_model(encoder))
         with masked(transformer_model(encoder), plan):
             expected = probe(encoder)
         encoder[0].model = apply(transformer_model(encoder), plan)
-        model = transformer_model(encoder)
-        check_sliced_equals_masked(expected, probe(encoder), model.dtype)
+        dtype = transformer_model(encoder).dtype
+        check_sliced_equals_masked(expected, probe(encoder), dtype)
         return save(encoder, history_of(plan), out, force=force)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..data.calibration import calibrated
 from ..encoder.encoder import transformer_model
+from ..encoder.loading import loaded
 from ..encoder.turns import turns_of
 from ..model.apply import check_code
 from ..model.hooks import evaluation_mode
@@ -25,8 +28,8 @@ if TYPE_CHECKING:
 
 
 def reconstruct(
-    encoder: SentenceTransformer,
-    calibration: Calibration,
+    model: SentenceTransformer | str | Path,
+    texts: Calibration | str | Path | Sequence[str] | None,
     config: ReconstructConfig,
     *,
     plan: PruningPlan | None = None,
@@ -46,8 +49,9 @@ def reconstruct(
     Families whose output projection has no bias get none by `reconstruct`; `mean` adds one.
 
     Args:
-        encoder: The base model in a Sentence Transformers model.
-        calibration: Texts to fit on. No prompt is put in front of them.
+        model: The base in a Sentence Transformers model, or the folder or name to load it from.
+        texts: Texts to fit on, as a list, or as `load_calibration` takes them; None takes those
+            that are shipped. No prompt is put in front of them.
         config: How many neurons stay, and how.
         plan: Sublayers that go anyway, from `drop`, and, where `keep_neurons` is None, the neurons
             that stay, from `slim`.
@@ -62,17 +66,18 @@ def reconstruct(
             finite.
         RuntimeError: A layer did not run, or a refit is worse than plain removal.
     """
-    model = transformer_model(encoder)
-    check_code(model)
-    base = BaseIdentity.of(model)
+    encoder, calibration = loaded(model), calibrated(texts)
+    transformer = transformer_model(encoder)
+    check_code(transformer)
+    base = BaseIdentity.of(transformer)
     plan = PruningPlan(base=base) if plan is None else plan
     plan.base.check_same(base)
     check_plan(plan, config)
     calibrator = Calibrator(encoder, calibration, config, show_progress)
     outputs: dict[int, dict[str, Any]] = {}
     errors: dict[str, dict[str, float]] = {}
-    # hooks see every run of the model, so nobody else may run it meanwhile
-    with turns_of(encoder), evaluation_mode(model):
+    # hooks see every run of the transformer, so nobody else may run it meanwhile
+    with turns_of(encoder), evaluation_mode(transformer):
         neurons: dict[int, torch.Tensor]
         means: dict[int, torch.Tensor] = {}
         if config.keep_neurons is None:

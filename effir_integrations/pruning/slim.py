@@ -14,6 +14,7 @@ from torch import nn
 from ..encoder.encoder import transformer_model
 from ..encoder.folder import probe, save
 from ..encoder.history import history_of, with_stage
+from ..encoder.loading import loaded
 from ..files import new_file
 from ..model.apply import apply, check_code
 from ..model.families import find
@@ -25,7 +26,7 @@ from ..training.launch import is_main_process, is_sharded, processes
 from ..training.lora import check_no_adapter
 from ..training.losses import LossTerms, RetrievalLoss
 from ..training.order import example_keys
-from ..training.stage import Stage, data_record, prepare_work, train
+from ..training.stage import Stage, data_record, prepare_work, train, training_data
 from .config import SlimConfig
 from .export import check_sliced_equals_masked
 from .ranking import Removal, choose_widths
@@ -34,18 +35,20 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ..data.training_examples import TrainingData
+    from ..data.training_rows import Source
 
 GATES_FILE = "gates.safetensors"
 BASE_FOLDER = "base"
 
 
 def slim(
-    encoder: SentenceTransformer,
-    data: TrainingData,
+    model: SentenceTransformer | str | Path,
+    data: TrainingData | Source,
     config: SlimConfig,
     work: str | Path,
     *,
     plan: PruningPlan | None = None,
+    negatives: int = 7,
     force: bool = False,
     show_progress: bool = False,
 ) -> PruningPlan:
@@ -57,13 +60,14 @@ def slim(
     whatever the model's dtype, and are not kept: a neuron stays whole or goes.
 
     Args:
-        encoder: The base, loaded with `load`; it is used up.
-        data: Queries with positives and hard negatives.
+        model: The base, or the folder or name to load it from; a loaded one is used up.
+        data: Queries with positives and hard negatives: examples, or what `load_training` takes.
         config: How to train, and how many neurons go.
         work: Folder of checkpoints; a killed run goes on from the last one there. Ends up with
             `gates.safetensors`, the fp32 gates of every layer, and with `train_base` also with
             `base/`, the trained model that the plan is then for.
         plan: Sublayers that go anyway, from `drop`.
+        negatives: Hard negatives of an example, where `data` is still to be read (the paper: 7).
         force: Start anew whatever is in `work`.
         show_progress: Draw a progress bar.
 
@@ -76,24 +80,27 @@ def slim(
         RuntimeError: The loss is not finite, or the sliced model differs from the masked one.
     """
     work = Path(work)
-    model = transformer_model(encoder)
-    check_no_adapter(model)
-    check_code(model)
-    base = BaseIdentity.of(model)
+    encoder = loaded(model)
+    check_no_adapter(transformer_model(encoder))
+    check_code(transformer_model(encoder))
+    base = BaseIdentity.of(transformer_model(encoder))
     plan = PruningPlan(base=base) if plan is None else plan
     plan.base.check_same(base)
     _check_prunable(plan, config)
-    stage = Stage(name="slim", config=config, data=data_record(data))
+    examples = training_data(
+        encoder, data, config, negatives=negatives, show_progress=show_progress
+    )
+    stage = Stage(name="slim", config=config, data=data_record(examples))
     prepare_work(work, {**stage.manifest(encoder), "drop": _dropped(plan)}, force=force)
     gates = _add_gates(encoder, plan, config)
     dtypes = widen(transformer_model(encoder)) if config.train_base else {}
     log = train(
         encoder,
-        data.dataset,
+        examples.dataset,
         _loss(encoder, gates, config),
         config,
         work,
-        keys=example_keys(data.dataset),
+        keys=example_keys(examples.dataset),
         learning_rates={r"neuron_gate$": config.gate_learning_rate},
         description="Training gates",
         show_progress=show_progress,

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..data.calibration import calibrated
 from ..encoder.encoder import transformer_model
 from ..encoder.folder import source_of
+from ..encoder.loading import loaded
 from ..encoder.tokenization import cut_to
 from ..extras import import_extra
 from ..files import new_file
@@ -33,13 +35,13 @@ TEACHER_LISTING = "teacher.json"
 
 
 def distill(
-    encoder: SentenceTransformer,
-    teacher: SentenceTransformer,
-    texts: Calibration,
+    model: SentenceTransformer | str | Path,
+    teacher: SentenceTransformer | str | Path,
+    texts: Calibration | str | Path | Sequence[str] | None,
     config: DistillConfig,
     out: str | Path,
     *,
-    teacher_texts: Calibration | None = None,
+    teacher_texts: Calibration | Sequence[str] | None = None,
     history: Mapping[str, Any] | None = None,
     force: bool = False,
     show_progress: bool = False,
@@ -51,9 +53,10 @@ def distill(
     difference of all cosines within the batch. Otherwise as `finetune`.
 
     Args:
-        encoder: A pruned encoder, loaded with `load`; it is used up.
-        teacher: The full model, most often.
-        texts: What both read: documents, queries or both, in the form in which they are encoded.
+        model: A pruned encoder, or the folder or name to load it from; a loaded one is used up.
+        teacher: The full model, most often; or where to load it from.
+        texts: What both read: documents, queries or both, in the form in which they are encoded; a
+            list, or what `load_calibration` takes.
         config: How to train.
         out: Folder to write; must be new or empty unless `force`.
         teacher_texts: What the teacher reads instead, text for text: the same behind prompts of its
@@ -73,13 +76,14 @@ def distill(
             another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
-    ours, theirs = (model.get_embedding_dimension() for model in (encoder, teacher))
+    encoder, teacher, texts = loaded(model), loaded(teacher), calibrated(texts)
+    ours, theirs = (x.get_embedding_dimension() for x in (encoder, teacher))
     if config.target == "vectors" and ours != theirs:
         raise ValueError(
             f"the teacher's vectors have {theirs} dimensions and the student's {ours}; choose a "
             "teacher of the same, or follow its similarities (target='similarities')"
         )
-    read = texts if teacher_texts is None else teacher_texts
+    read = texts if teacher_texts is None else calibrated(teacher_texts)
     if len(read) != len(texts):
         raise ValueError(
             f"{len(read)} teacher_texts for {len(texts)} texts; give one for each, in their order"

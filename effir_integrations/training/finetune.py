@@ -6,25 +6,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.training_examples import TrainingData
+from ..data.training_rows import has_scores
+from ..encoder.loading import loaded
 from .config import FinetuneConfig
 from .heal import heal
 from .losses import LossTerms, RetrievalLoss
 from .order import example_keys
-from .stage import Stage, data_record, train
+from .stage import Stage, data_record, train, training_data
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ..data.training_examples import TrainingData
+    from ..data.training_rows import Source
 
 
 def finetune(
-    encoder: SentenceTransformer,
-    data: TrainingData,
+    model: SentenceTransformer | str | Path,
+    data: TrainingData | Source,
     config: FinetuneConfig,
     out: str | Path,
     *,
     history: Mapping[str, Any] | None = None,
+    negatives: int = 7,
     force: bool = False,
     show_progress: bool = False,
 ) -> SentenceTransformer:
@@ -37,11 +41,14 @@ def finetune(
     is written; a killed run goes on from them.
 
     Args:
-        encoder: A pruned (or any) encoder, loaded with `load`; it is used up.
-        data: The examples; scored if the teacher is to be followed.
+        model: A pruned (or any) encoder, or the folder or name to load it from; a loaded one is
+            used up.
+        data: The examples, or what `load_training` takes; where they carry scores, the teacher is
+            followed.
         config: How to train.
         out: Folder to write; must be new or empty unless `force`.
         history: Of the encoder, to go on with; None begins one.
+        negatives: Hard negatives of an example, where `data` is still to be read (the paper: 7).
         force: Replace what is there and start anew.
         show_progress: Draw a progress bar.
 
@@ -54,6 +61,12 @@ def finetune(
             the model or lies in it, or another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
+    encoder = loaded(model)
+    if not isinstance(data, TrainingData):
+        scored = config.teacher_weight > 0 and has_scores(data)
+        data = training_data(
+            encoder, data, config, negatives=negatives, scored=scored, show_progress=show_progress
+        )
     weight = config.teacher_weight if data.scored else 0.0
     terms = LossTerms(
         temperature=config.temperature,

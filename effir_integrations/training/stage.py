@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..encoder.encoder import transformer_model
+from ..data.training_examples import TrainingData, load_training
+from ..encoder.encoder import role_prompt, transformer_model
 from ..encoder.tokenization import token_limit
 from ..extras import import_extra
 from ..files import read_json, write_json
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..data.training_examples import TrainingData
+    from ..data.training_rows import Source
 
 MANIFEST = "training.json"
 MANIFEST_FORMAT = "effir-training/1"
@@ -221,3 +223,33 @@ def dropout(encoder: SentenceTransformer, on: bool) -> Iterator[None]:
     finally:
         for module, name, share in before:
             setattr(module, name, share)
+
+
+def training_data(
+    encoder: SentenceTransformer,
+    data: TrainingData | Source,
+    config: TrainConfig,
+    *,
+    negatives: int = 7,
+    scored: bool = False,
+    show_progress: bool = False,
+) -> TrainingData:
+    """Return examples as they are, and read what else is given, with the model's prompts.
+
+    Raises:
+        FileNotFoundError: As of `load_training`.
+        ValueError: As of `load_training`.
+    """
+    if isinstance(data, TrainingData):
+        return data
+    return load_training(
+        data,
+        negatives=negatives,
+        scored=scored,
+        query_prompt=role_prompt(encoder, "query"),
+        document_prompt=role_prompt(encoder, "document"),
+        tokenizer=encoder.tokenizer,
+        max_query_tokens=token_limit(encoder, config.max_length),
+        seed=config.seed,
+        show_progress=show_progress,
+    )

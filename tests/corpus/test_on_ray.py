@@ -29,7 +29,7 @@ TEXTS = 2_000
 CONFIG = ClusterConfig(actors=2, shard_bytes=4_000, window=16)
 DRIVER = """
 import sys
-from effir_integrations.distributed import ClusterConfig, encode_on_ray
+from effir_integrations.corpus.on_ray import ClusterConfig, encode_on_ray
 config = ClusterConfig(actors=1, shard_bytes=4_000, window=4)
 encode_on_ray(*sys.argv[1:4], config=config)
 """

@@ -302,7 +302,7 @@ def test_a_bad_line_is_named_and_can_be_mended(encoder, tmp_path):
         ([("a", 3)], r"the texts, text 1: its text is int \(3\); give a string"),
         ([("a", "w1"), (2, "w1")], "the texts, text 2: its id is int"),
         ([("a", None)], "its text is NoneType"),
-        (["ab"], r"text 1: found str \('ab'\); give pairs \(id, text\)"),
+        ([{"a": 1}], r"text 1: found dict .*; give texts, or pairs \(id, text\)"),
         ([("", "w1")], "text 1: the id is empty"),
         ([("a\nb", "w1")], r"the id 'a\\nb' holds a line break"),
         ([], "the texts: there is no text"),

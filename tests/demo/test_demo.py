@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -40,7 +41,7 @@ PROMPTS = {"query": "w50 ", "document": "w51 "}
 SESSION = """
 import json, sys
 from pathlib import Path
-from effir_integrations.demo_questions import ask
+from effir_integrations.demo.questions import ask
 model, work, documents, questions = json.loads(sys.argv[1])
 asked = ask(Path(model), documents, Path(work), questions)
 print(json.dumps(asked.to_json()))
@@ -119,7 +120,7 @@ def test_the_libraries_answer_alike_and_only_json_is_printed(session):
 def test_a_library_that_is_not_there_is_named_with_its_extra(tmp_path, monkeypatch):
     for package in ("pyserini", "llama_index.vector_stores.faiss"):
         monkeypatch.setitem(sys.modules, package, None)
-    asked = ask(mini_path(), DOCUMENTS, tmp_path / "work", QUESTIONS)
+    asked = ask(Path(mini_path()), DOCUMENTS, tmp_path / "work", QUESTIONS)
     assert list(asked.questions[0].answers) == ["Sentence Transformers"]
     for library, extra in (("Pyserini", "pyserini"), ("LlamaIndex", "llama-index")):
         assert f'pip install "effir-integrations[{extra}]"' in asked.missing[library]
@@ -154,7 +155,7 @@ def test_answers_that_differ_are_shown_and_said_to_differ():
 
 def test_nothing_to_ask_is_refused(tmp_path):
     with pytest.raises(ValueError, match="0 documents and 1 questions"):
-        ask(mini_path(), {}, tmp_path, ["What?"])
+        ask(Path(mini_path()), {}, tmp_path, ["What?"])
     with pytest.raises(FileNotFoundError):
         ask_demo(tmp_path / "nothing")
 

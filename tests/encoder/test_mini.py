@@ -54,19 +54,21 @@ def run(*arguments):
 
 
 def test_it_is_a_decoder_in_the_shape_of_large_ones_and_small_enough():
-    identity = identity_on_disk(mini_path())
+    identity = identity_on_disk(Path(mini_path()))
     mlps, attentions = sum(identity.mlp_parameters), sum(identity.attention_parameters)
     assert identity.layers >= 8
     assert mlps / (mlps + attentions) >= 0.65
-    weights = mini_path() / "model.safetensors"
+    weights = Path(mini_path()) / "model.safetensors"
     assert weights.stat().st_size <= 24e6
     with safe_open(weights, "pt") as tensors:
         assert {tensors.get_slice(name).get_dtype() for name in tensors.keys()} == {"BF16"}
-    assert not [path for path in mini_path().rglob("*") if path.suffix in (".bin", ".pkl", ".pt")]
+    assert not [
+        path for path in Path(mini_path()).rglob("*") if path.suffix in (".bin", ".pkl", ".pt")
+    ]
 
 
 def test_its_card_is_the_one_of_the_recipe_and_its_figures_are_measured():
-    card = (mini_path() / "README.md").read_text()
+    card = (Path(mini_path()) / "README.md").read_text()
     assert card == CARD_OF_RECIPE.read_text()
     figures = card.split("## Figures")[1].split("\n## ")[0]
     measured = [float(x) for x in re.findall(r"\b0\.\d{4}\b", figures)]
@@ -88,7 +90,7 @@ def test_it_pools_the_last_token_which_is_the_end_of_every_text():
 
 def test_its_name_stands_for_its_folder():
     assert effir_integrations.mini_path() == mini_path()
-    assert find_source(MINI) == str(mini_path())
+    assert find_source(MINI) == mini_path()
     assert find_architecture(MINI).causal
     named, given = identify_files(MINI), identify_files(mini_path())
     assert named == given
@@ -116,8 +118,8 @@ def test_adapters_know_it_by_name():
 def test_figures_are_under_its_name_and_of_its_folder(data):
     result = evaluate(MINI, data)
     assert result.model == MINI
-    assert result.bytes == folder_bytes(mini_path())
-    sizes = identity_on_disk(mini_path())
+    assert result.bytes == folder_bytes(Path(mini_path()))
+    sizes = identity_on_disk(Path(mini_path()))
     tables = 16_384 * sizes.hidden_size
     assert result.parameters == sizes.parameters
     assert result.non_embedding_parameters == sizes.parameters - tables

@@ -339,8 +339,8 @@ import os, sys
 from pathlib import Path
 import effir_integrations.encoder.history as module
 from effir_integrations import load, export
-from effir_integrations.artifacts import PruningPlan
-from effir_integrations.identity import BaseIdentity
+from effir_integrations.model.plan import PruningPlan
+from effir_integrations.model.identity import BaseIdentity
 encoder = load(sys.argv[1], device="cpu")
 plan = PruningPlan(base=BaseIdentity.of(encoder[0].model, "x"), drop_mlp=(1,))
 module.write_model_card = lambda *args: os.kill(os.getpid(), 9)
