@@ -193,8 +193,16 @@ def test_a_calibration_refuses_texts_that_cannot_be_encoded(texts, message):
         ("keys.jsonl", lines({"body": "a"}), "keys.jsonl line 1: lacks the key 'text'"),
         ("null.jsonl", lines({"text": None}), "line 1: its 'text' is a NoneType, not a string"),
         ("title.jsonl", lines({"text": "a", "title": 3}), "line 1: its 'title' is a int, not a"),
-        ("zipped.jsonl", gzip.compress(b"{}"), "zipped.jsonl: expected .* found gzip data"),
-        ("zipped.txt.gz", gzip.compress(b"a"), "zipped.txt.gz: expected .* found gzip data"),
+        (
+            "zipped.jsonl",
+            gzip.compress(b"{}", mtime=0),
+            "zipped.jsonl: expected .* found gzip data",
+        ),
+        (
+            "zipped.txt.gz",
+            gzip.compress(b"a", mtime=0),
+            "zipped.txt.gz: expected .* found gzip data",
+        ),
         ("table.csv", "text\na\n", "are read from .jsonl, .txt and .md files, not '.csv'"),
         ("beir/corpus.jsonl", lines({"_id": "1"}), "corpus.jsonl line 1: lacks the key 'text'"),
     ],
