@@ -6,11 +6,13 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from beir_folder import write_beir
 from tiny import FAMILIES
 
 
@@ -62,3 +64,13 @@ def scifact() -> Path:
     if folder is None:
         pytest.skip("no BEIR data: set EFFIR_BEIR to a folder that holds scifact/")
     return folder / "scifact"
+
+
+@pytest.fixture
+def make_beir(tmp_path: Path) -> Callable[..., Path]:
+    """Write a BEIR folder; keyword arguments replace the rows of one of its files."""
+
+    def make(name: str = "mini", **parts: Any) -> Path:
+        return write_beir(tmp_path / name, **parts)
+
+    return make

@@ -124,10 +124,9 @@ def calibrated(texts: Calibration | str | Path | Sequence[str] | None) -> Calibr
         FileNotFoundError: As of `load_calibration`.
         ValueError: As of `load_calibration`.
     """
-    if isinstance(texts, Calibration):
-        return texts
-    is_source = texts is None or isinstance(texts, str | Path)
-    return load_calibration(texts, limit=256 if is_source else None)
+    if texts is None or isinstance(texts, str | Path):
+        return load_calibration(texts)
+    return load_calibration(texts, limit=None) if isinstance(texts, Sequence) else texts
 
 
 def _source_name(source: object) -> str:

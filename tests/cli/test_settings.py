@@ -62,7 +62,7 @@ def test_no_field_is_left_out_for_nothing(verb) -> None:
 @pytest.mark.parametrize(
     ("verb", "function", "renamed"),
     [
-        ("analyze", analyze, {}),
+        ("analyze", analyze, {"texts": "calibration"}),
         ("analyze", load, {}),
         ("analyze", load_calibration, {"limit": "texts"}),
         ("reconstruct", load_calibration, {"limit": "texts"}),

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from tiny import save_bare
 
-from effir_integrations import load
+from effir_integrations import encode_to_file, load
 from effir_integrations.adapters.pyserini.encoders import EffirDocumentEncoder, EffirQueryEncoder
 from effir_integrations.encoder.inputs import listed
 
@@ -110,7 +110,7 @@ def test_what_is_no_stream_of_texts_is_refused(encoder, tmp_path, inputs, messag
         list(encoder.encode_stream(inputs))
     if not isinstance(inputs, str):  # the name of a file there
         with pytest.raises(ValueError, match=message):
-            encoder.encode_to_file(inputs, tmp_path / "v.npy")
+            encode_to_file(encoder, inputs, tmp_path / "v.npy")
     assert not list(tmp_path.iterdir())
 
 

@@ -23,6 +23,7 @@ from sentence_transformers.sentence_transformer.modules import (
 )
 from tiny import save_bare, tiny_tokenizer
 
+import effir_integrations.encoder.folder as folder_module
 import effir_integrations.pruning.export as export_module
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.folder import check_same_vectors
@@ -243,7 +244,7 @@ def test_other_vectors_after_reloading_are_an_error_and_leave_nothing(tmp_path, 
         transformer_model(wrong).embeddings.word_embeddings.weight.add_(0.1)
     with pytest.raises(RuntimeError, match="gives other vectors than the model in memory"):
         check_same_vectors(encoder, wrong)
-    monkeypatch.setattr(export_module, "load", lambda *args, **kwargs: wrong)
+    monkeypatch.setattr(folder_module, "load", lambda *args, **kwargs: wrong)
     with pytest.raises(RuntimeError, match="nothing was kept"):
         export(encoder, plan_for(encoder), tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["base"]

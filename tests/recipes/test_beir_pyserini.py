@@ -26,8 +26,9 @@ SEARCHES = [
 ]
 # twice in one process, since nothing takes as long as starting Java and importing Pyserini
 TWICE = """
-import runpy, sys
+import os, runpy, sys
 script = sys.argv.pop(1)
+sys.path.insert(0, os.path.dirname(script))
 for _ in range(2):
     runpy.run_path(script, run_name="__main__")
 """
