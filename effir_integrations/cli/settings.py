@@ -85,16 +85,18 @@ def options_of(
         config=config, left_out=left_out or {}, names=names or {}, parsers=parsers or {}
     )
 
+    options = settings.parameters()
+
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         @wraps(verb)
         def with_config(**values: Any) -> None:
-            taken = {x.name: values.pop(x.name) for x in settings.parameters()}
+            taken = {x.name: values.pop(x.name) for x in options}
             verb(**values, config=lambda: settings.read(taken))
 
         own = inspect.signature(verb, eval_str=True)
         parameters = []
         for name, parameter in own.parameters.items():
-            made = settings.parameters() if name == CONFIG else [parameter]
+            made = options if name == CONFIG else [parameter]
             parameters += [x.replace(kind=inspect.Parameter.KEYWORD_ONLY) for x in made]
         with_config.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
         with_config.__annotations__ = {x.name: x.annotation for x in parameters}

@@ -11,9 +11,11 @@ from sentence_transformers.util import batch_to_device
 
 from ..files import new_folder
 from ..model.identity import BaseIdentity
+from ..model.rewrite import identity_on_disk
 from .encoder import Encoder, transformer_model
 from .history import write_history
 from .loading import load
+from .sources import find_architecture
 from .tokenization import save_tokenizer, texts_without_tokens
 
 if TYPE_CHECKING:
@@ -98,11 +100,6 @@ def check_same_vectors(before: SentenceTransformer, after: SentenceTransformer) 
 
 def identify(model: str | Path) -> BaseIdentity:
     """Return the identity of a model by name, from its files alone where they are on this disk."""
-    from ..encoder.encoder import transformer_model
-    from ..encoder.loading import load
-    from ..encoder.sources import find_architecture
-    from ..model.rewrite import identity_on_disk
-
     find_architecture(model)
     if Path(model).is_dir():
         return identity_on_disk(Path(model))
