@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .encoder import Encoder
 logger = logging.getLogger(__name__)
 
+_TOKENS = 10
+"""Of the longer text: a batch of two then costs no more than reading the weights."""
 _ROUNDING = {torch.float32: (1e-4, 1e-3)}
 _HALF_ROUNDING = (0.02, 0.05)
 """Relative difference of two vectors that other batches explain: at least, and at most."""
@@ -96,19 +99,16 @@ class _Probe:
         self.model = model
         self.device = encoder.device
         self.pooling = single_token_pooling(encoder)
-        bound = steady_length(model.config)
-        self.longest = min(TOKENS, bound, token_limit(encoder) or TOKENS)
+        self.least, self.most = _ROUNDING.get(model.dtype, _HALF_ROUNDING)
+        self.longest = min(_TOKENS, steady_length(model.config), token_limit(encoder) or _TOKENS)
         self.expected: dict[tuple[int, ...], torch.Tensor] = {}
 
     def run(self) -> Shortcuts:
         ids, shorter = texts = self._texts(self.longest)
-        least, most = _ROUNDING.get(self.model.dtype, _HALF_ROUNDING)
-        noise = self._difference(Shortcuts(batches=True), [ids, ids])
-        if not noise <= most:
-            return Shortcuts()
-        self.allowed = max(least, 3 * noise)
-        found = self._further(Shortcuts(batches=True), texts, padded=True)
-        if not found.padded or len(shorter) == len(ids):
+        found = Shortcuts(batches=True, padded=True)
+        if not self._holds(found, texts, [shorter]):  # the one that is padded
+            return Shortcuts(batches=self.noise <= self.most)
+        if len(shorter) == len(ids):
             return found
         if self.pooling == "lasttoken" and sees_left_only(self.model, self.longest):
             found = self._further(found, texts, unmasked=True)
@@ -123,16 +123,30 @@ class _Probe:
     def _further(self, found: Shortcuts, texts: list[list[int]], **way: Any) -> Shortcuts:
         """Return what was found and one more, if that gives the vectors of the stock modules."""
         tried = replace(found, **way)
-        return tried if self._difference(tried, texts) <= self.allowed else found
+        return tried if self._holds(tried, texts, texts) else found
 
-    def _difference(self, tried: Shortcuts, texts: list[list[int]]) -> float:
+    def _holds(self, tried: Shortcuts, texts: list[list[int]], compared: list[list[int]]) -> bool:
+        """Say whether the last texts' vectors are those of the stock modules, but for rounding."""
+        apart = self._difference(tried, texts, compared)
+        return apart <= self.least or apart <= 3 * self.noise <= 3 * self.most
+
+    @cached_property
+    def noise(self) -> float:
+        """What batches without padding change, which no other way is asked to undercut."""
+        ids = self._texts(self.longest)[0]
+        return self._difference(Shortcuts(batches=True), [ids, ids], [ids, ids])
+
+    def _difference(
+        self, tried: Shortcuts, texts: list[list[int]], compared: list[list[int]]
+    ) -> float:
         """Return the largest difference of a vector, relative to its length; of failures, NaN."""
-        expected = torch.cat([self._stock(tuple(ids)) for ids in texts]).float()
+        expected = torch.cat([self._stock(tuple(ids)) for ids in compared]).float()
         try:
-            apart = (self._vectors(tried, texts).float() - expected).norm(dim=1)
+            found = self._vectors(tried, texts).float()[-len(compared) :]
         except _FAILURES:
             return math.nan
-        return float((apart / expected.norm(dim=1).clamp_min(1e-12)).max())
+        apart = (found - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-12)
+        return float(apart.max())
 
     def _texts(self, longest: int) -> list[list[int]]:
         """Return a text and a shorter one, all of whose tokens but the last begin the other."""

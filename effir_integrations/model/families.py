@@ -253,7 +253,7 @@ def is_causal(config: PretrainedConfig) -> bool:
     """Say by the config alone whether tokens attend to the left only.
 
     For a checkpoint whose weights are not loaded; a loaded model is asked by
-    `encoding.probe.sees_left_only`.
+    `encoder.shortcuts.sees_left_only`.
     """
     two_way = getattr(config, "use_bidirectional_attention", False)
     return find(config).causal and not two_way and getattr(config, "is_causal", True) is not False

@@ -245,5 +245,5 @@ def token_ids(model: Any, number: int) -> list[int]:
     """Return ids spread over the vocabulary, none of them padding."""
     size = model.get_input_embeddings().weight.shape[0]
     padding = getattr(model.config, "pad_token_id", None)
-    known = [ident for ident in range(1, size) if ident != padding][:: max(1, size // 64)] or [0]
+    known = [ident for ident in range(1, size, max(1, size // 64)) if ident != padding] or [0]
     return [known[(7 * place + 3) % len(known)] for place in range(number)]
