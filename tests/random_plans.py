@@ -17,8 +17,9 @@ from effir_integrations.data.calibration import Calibration
 from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.pruning.config import METHODS, ReconstructConfig
+from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.export import export_from_disk
+from effir_integrations.pruning.methods import METHODS
 from effir_integrations.pruning.reconstruct import reconstruct
 
 TOLERANCE = 1e-5

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..fields import check_fields
 from ..training.config import TrainConfig
+from .methods import METHODS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +54,6 @@ class DropConfig:
         return bool(self.mlp or self.attention or self.block) or targets != (None, None)
 
 
-METHODS = ("reconstruct", "mean", "plain")
-
-
 @dataclass(frozen=True, kw_only=True)
 class ReconstructConfig:
     """How many MLP neurons stay, and what makes up for the others."""
@@ -83,7 +81,10 @@ class ReconstructConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.keep_neurons is None and self.method != "reconstruct":
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r} is not known; choose {', '.join(METHODS)}")
+        fits_any_neurons = METHODS[self.method].fits_any_neurons
+        if self.keep_neurons is None and not fits_any_neurons:
             raise ValueError(
                 f"method={self.method!r} chooses the neurons itself; say how many with keep_neurons"
             )
@@ -92,13 +93,11 @@ class ReconstructConfig:
                 f"keep_neurons={self.keep_neurons} must lie above 0 and be at most 1; 0.5 keeps "
                 "half of the neurons"
             )
-        if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r} is not known; choose {', '.join(METHODS)}")
         for name in ("multiple_of", "min_width", "batch_tokens", "max_length"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        if self.keep_neurons == 1 and self.method != "reconstruct":
+        if self.keep_neurons == 1 and not fits_any_neurons:
             raise ValueError(
                 f"keep_neurons=1 removes no neuron, so method={self.method!r} has nothing to do; "
                 "keep fewer neurons, or refit the MLPs left (method='reconstruct')"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -74,8 +74,6 @@ def reconstruct(
     plan.base.check_same(base)
     check_plan(plan, config)
     calibrator = Calibrator(encoder, calibration, config, show_progress)
-    outputs: dict[int, dict[str, Any]] = {}
-    errors: dict[str, dict[str, float]] = {}
     # hooks see every run of the transformer, so nobody else may run it meanwhile
     with turns_of(encoder), evaluation_mode(transformer):
         neurons: dict[int, torch.Tensor]
@@ -87,10 +85,7 @@ def reconstruct(
         else:
             neurons, means = _choose_neurons(calibrator, plan, config, config.keep_neurons)
         plan = replace(plan, neurons={})
-        if config.method == "mean":
-            outputs = calibrator.mean_outputs(neurons, means)
-        elif config.method == "reconstruct":
-            outputs, errors = calibrator.refit(plan, neurons)
+        outputs, errors = calibrator.method.repair(calibrator, plan, neurons, means)
     record = {
         "stage": "reconstruct",
         "config": asdict(config),

@@ -13,17 +13,18 @@ from tqdm.auto import tqdm
 
 from ..encoder.encoder import token_batches, transformer_model
 from ..model.families import Architecture, find
-from ..model.hooks import Seen, look, masked, output_weight
+from ..model.hooks import look, masked, output_weight
 from ..model.plan import PruningPlan
 from ..model.surgery import model_layers
+from .methods import METHODS
 from .moments import Moments
-from .ranking import Removal, rank_alone, rank_together
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ..data.calibration import Calibration
     from .config import ReconstructConfig
+    from .ranking import Removal
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ class Calibrator:
         self.encoder = encoder
         self.texts = calibration.texts
         self.config = config
+        self.method = METHODS[config.method]
         self.show_progress = show_progress
         self.model: Any = transformer_model(encoder)
         self.architecture: Architecture = find(self.model.config)
@@ -82,12 +84,18 @@ class Calibrator:
                     seen = look(self.encoder, self.architecture, batch, group)
                 self.tokens += len(seen[group[0]].stream)
                 for layer, parts in seen.items():
-                    moments[layer].add(parts.activations, self._weights(batch, parts))
+                    moments[layer].add(parts.activations, self.method.count(batch, parts))
             for layer in group:
                 summed = moments.pop(layer)
                 _check_finite(summed, layer)
                 means[layer] = summed.mean
-                removals[layer] = self._removal(summed, self.output(layer))
+                output = self.output(layer)
+                removals[layer] = self.method.removal(
+                    summed,
+                    output_weight(output).to(summed.mean),
+                    bias=output.bias is not None,
+                    ridge=self.config.ridge,
+                )
         if self.tokens < max(widths.values()):
             logger.warning(
                 "%d calibration tokens are fewer than the %d neurons of a layer; give more texts",
@@ -95,30 +103,6 @@ class Calibrator:
                 max(widths.values()),
             )
         return removals, means
-
-    def _removal(self, moments: Moments, output: Any) -> Removal:
-        centred = output.bias is not None
-        weight = output_weight(output).to(moments.mean)
-        if self.config.method == "reconstruct":
-            removal = rank_together(moments.gram(centred=centred), weight, self.config.ridge)
-            # a sum over tokens, each in units of its stream, is what layers can be compared by
-            return replace(removal, cost=removal.cost * moments.weight)
-        # the bias takes the mean over, so only what varies is lost
-        gram = moments.gram(centred=self.config.method == "mean")
-        return rank_alone(gram.diagonal() * weight.square().sum(0))
-
-    def _weights(self, batch: Mapping[str, torch.Tensor], seen: Seen) -> torch.Tensor:
-        """Return what each token counts for, (tokens,), fp32.
-
-        Every text counts alike, as each gives one vector, and an error counts in units of the
-        token's residual stream, which the next norm divides by. Baselines count tokens alike.
-        """
-        if self.config.method != "reconstruct":
-            return torch.ones(len(seen.stream), device=seen.stream.device)
-        mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-        lengths = mask.sum(1, keepdim=True).expand_as(mask)[mask].to(seen.stream.device)
-        energy = seen.stream.float().var(dim=-1, correction=0)
-        return 1 / (lengths * energy.clamp_min(1e-12))
 
     def mean_outputs(
         self, neurons: Mapping[int, torch.Tensor], means: Mapping[int, torch.Tensor]
@@ -165,7 +149,8 @@ class Calibrator:
                 else full.stream.float() - seen.stream.float()
             )
             target = seen.output.float() + self.config.correction * lacks
-            moments.add(seen.activations.index_select(1, kept), self._weights(batch, full), target)
+            counts = self.method.count(batch, full)
+            moments.add(seen.activations.index_select(1, kept), counts, target)
         _check_finite(moments, layer)
         return moments
 

@@ -17,7 +17,8 @@ from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.model.surgery import model_layers
-from effir_integrations.pruning.config import METHODS, ReconstructConfig
+from effir_integrations.pruning.config import ReconstructConfig
+from effir_integrations.pruning.methods import METHODS
 from effir_integrations.pruning.reconstruct import reconstruct
 
 

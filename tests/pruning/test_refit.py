@@ -52,7 +52,7 @@ def test_every_text_counts_alike_and_errors_are_in_units_of_the_stream(family, t
     stream = seen.stream.double()
     spread = (stream - stream.mean(1, keepdim=True)).square().mean(1)
     assert spread.max() > 1.01 * spread.min()
-    counts = made._weights(batch, seen).double() * spread
+    counts = made.method.count(batch, seen).double() * spread
     torch.testing.assert_close(counts, 1 / lengths[texts].double(), rtol=1e-5, atol=0)
 
 
@@ -71,7 +71,7 @@ def test_a_refit_aims_at_the_output_and_a_share_of_what_earlier_layers_lost(
     whole, left = (full.output, seen.output) if sandwich else (full.stream, seen.stream)
     assert (whole - left).abs().max() > 1e-3
     target = seen.output.double() + correction * (whole.double() - left.double())
-    weights = made._weights(batch, full).double()
+    weights = made.method.count(batch, full).double()
     inputs = seen.activations.double()[:, kept]
     moments = made._moments(before, LAYER, kept)
     torch.testing.assert_close(
@@ -92,9 +92,14 @@ def test_what_a_removal_costs_grows_with_the_tokens_it_is_summed_over(tmp_path):
     for moments, times in ((once, 1), (twice, 2)):
         for _ in range(times):
             moments.add(inputs, weight)
-    costs = [made._removal(moments, output).cost.double() for moments in (once, twice)]
+    weights = output.weight.detach().double()
+    removals = [
+        made.method.removal(moments, weights, bias=False, ridge=made.config.ridge)
+        for moments in (once, twice)
+    ]
+    costs = [removal.cost.double() for removal in removals]
     torch.testing.assert_close(costs[1], 2 * costs[0], rtol=1e-6, atol=0)
-    first = int(made._removal(once, output).order[0])
+    first = int(removals[0].order[0])
     rows = inputs.double() * weight.double().sqrt()[:, None]
     others = [x for x in range(48) if x != first]
     best = torch.linalg.lstsq(rows[:, others], rows[:, first]).solution
