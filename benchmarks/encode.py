@@ -68,7 +68,7 @@ def arguments() -> argparse.Namespace:
         "--parts", nargs="+", default=DEFAULT_PARTS, choices=PARTS, metavar="PART", help=str(PARTS)
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="results, also to go on from")
+    parser.add_argument("--json", type=Path, help="results, also to resume from")
     parser.add_argument("--threads", type=int, help="default: torch's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--documents", type=int, default=512)

@@ -66,7 +66,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--train-length", type=int, default=128, help="tokens when training")
     parser.add_argument("--dtype", default="bf16", help="precision of the evaluation")
     parser.add_argument("--work", type=Path, help="keep folders here (default: a temporary one)")
-    parser.add_argument("--json", type=Path, help="rows, also to go on from")
+    parser.add_argument("--json", type=Path, help="rows, also to resume from")
     return parser.parse_args()
 
 
@@ -134,7 +134,7 @@ class Bench:
         )
         start = time.perf_counter()
         made = slim(load(self.base), self.examples(), config, folder, plan=plan)
-        # cutting trained gates anew takes no time: what counts is training them
+        # cutting trained gates again takes no time: what counts is training them
         self.gates_seconds.setdefault(str(folder), time.perf_counter() - start)
         return made
 

@@ -2,7 +2,7 @@
 
 Two data sets: a BEIR folder with train and test judgements, and docstrings of Python's library.
 Every figure is kept in WORK/rows.json under all that it depends on, every model in WORK/models: a
-run that was killed goes on, and a second one only writes the page. What we make of the figures
+run that was killed resumes, and a second one only writes the page. What we make of the figures
 stands in benchmarks/claims/readings.md. `--base` is what recipes/train_mini.py leaves in its folder
 as `distilled`.
 

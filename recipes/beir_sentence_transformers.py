@@ -1,6 +1,6 @@
 """Index and evaluate a BEIR corpus with Sentence Transformers and FAISS.
 
-The vectors of the documents are written to a file that a killed run goes on with, put into a flat
+The vectors of the documents are written to a file that a killed run resumes from, put into a flat
 FAISS index, and searched exactly. Without arguments: effir-mini on docstrings of Python's library.
 
     python recipes/beir_sentence_transformers.py --model MODEL --data beir/scifact

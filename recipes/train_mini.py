@@ -4,7 +4,7 @@
 
 takes less than three hours on two cores. It distils a teacher's embedding space into a decoder of
 8 blocks, then fine-tunes it twice: on pairs of texts, and on what is documented with the names in
-code that it stands at. Killed at any moment, the same command goes on.
+code that it stands at. Killed at any moment, the same command resumes.
 `--smoke` runs every step on a few texts of installed packages in about a minute.
 """
 

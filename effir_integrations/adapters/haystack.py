@@ -54,7 +54,7 @@ class _Embedder(Hinted):
         self._encoder.embed([], "document")
 
     async def warm_up_async(self) -> None:
-        """Load the model while the event loop goes on."""
+        """Load the model without blocking the event loop."""
         await self._encoder.arun(self.warm_up)
 
     def close(self) -> None:

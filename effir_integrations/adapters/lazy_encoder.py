@@ -121,7 +121,7 @@ class LazyEncoder:
         if now != self.fingerprint:
             raise RuntimeError(
                 f"the files of {self._source} are others than when {self.name} was named, so its "
-                "vectors would not fit those made before; make the adapter anew, and index anew"
+                "vectors would not fit those made before; make a new adapter, and index again"
             )
 
     @property
@@ -183,7 +183,7 @@ class LazyEncoder:
             )
 
     async def arun(self, call: Callable[[], Result]) -> Result:
-        """Run what calls the encoder on a thread of its own, so that the event loop goes on.
+        """Run what calls the encoder on a thread of its own, so that the event loop is not blocked.
 
         Calls run one after the other, in the order they came. One that is cancelled before its
         turn never runs; one that is running ends unheard.

@@ -170,7 +170,7 @@ def plan_so_far(run: Path, force: bool) -> PruningPlan:
     plan = PruningPlan.load(run, tensors=not force)
     if plan.neurons or plan.outputs:
         raise ValueError(
-            f"the plan in {run} has pruned neurons already; export it, or prune anew (--force)"
+            f"the plan in {run} has pruned neurons already; export it, or prune again (--force)"
         )
     stages = tuple(entry for entry in plan.made_by if entry.get("stage") == "drop")
     return PruningPlan(

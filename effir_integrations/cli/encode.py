@@ -83,7 +83,7 @@ def encode_command(
 ) -> None:
     """Encode a corpus of any size into one file of vectors, in flat memory.
 
-    Interrupted, even by kill -9, it goes on where it stopped when the same command is given again
+    Interrupted, even by kill -9, it resumes where it stopped when the same command is given again
     (without --force); until OUT is whole it is not there.
 
     effir encode MODEL --data beir/scifact --out vectors.npy

@@ -36,7 +36,7 @@ DropSameId = Annotated[
         "need: yes, no, or auto, which does so unless such a document is judged relevant."
     ),
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Texts a batch.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Texts in each batch.")]
 EncodingPrecision = Annotated[
     str,
     typer.Option(

@@ -76,7 +76,7 @@ def run_slim(
             if slimmed is not None:
                 raise ValueError(
                     f"{run} was slimmed with other settings or examples; choose another run "
-                    "folder, or slim anew (--force)"
+                    "folder, or slim again (--force)"
                 )
             plan = slim(
                 encoder,

@@ -26,7 +26,7 @@ _SETTINGS = (
     "shard_bytes",
 )
 _ERROR_LINE = re.compile(r"(?!ray\.)[\w.]+(Error|Exception): ")
-_STOPPED = "an actor failed ({}); what was written stays, and the same call goes on with it"
+_STOPPED = "an actor failed ({}); what was written stays, and the same call resumes from it"
 _PARTS_AT_ONCE = 2  # of an actor: one is read or written while the other is encoded
 
 
@@ -113,7 +113,7 @@ def encode_on_ray(
 
     The corpus is cut into parts, always in the same way. An actor reads a part, encodes it and
     writes one shard of a fixed name, which appears as a whole or not at all; so nothing is lost or
-    doubled where an actor or the driver is killed, and the same call goes on with the shards that
+    doubled where an actor or the driver is killed, and the same call resumes with the shards that
     are missing. No text or vector passes through the driver.
 
     Args:
@@ -123,7 +123,7 @@ def encode_on_ray(
         address: None uses the cluster that this process is connected to, or starts one on this
             machine and ends it; "auto", or that of a cluster that runs.
         config: None takes the defaults.
-        force: Begin anew, over shards of other settings.
+        force: Start over, replacing shards of other settings.
         show_progress: Show Ray's bars, and its messages.
 
     Raises:

@@ -98,14 +98,14 @@ class Unfinished:
         content = read_json(self.folder / STATE, "the state of an unfinished run")
         if content.pop("format", None) != FORMAT:
             raise ValueError(
-                f"{self.folder} is of another version; start anew with --force (force=True)"
+                f"{self.folder} is of another version; start over with --force (force=True)"
             )
         found = State(**content)
         self._check_same(found, begun)
         self.state = found
         if size < self._vector_bytes():
             raise ValueError(
-                f"{self.folder / VECTORS} is shorter than its state says; start anew with --force "
+                f"{self.folder / VECTORS} is shorter than its state says; start over with --force "
                 "(force=True)"
             )
         return replace(found, replaces=found.replaces or begun.replaces)
@@ -117,12 +117,12 @@ class Unfinished:
                 raise ValueError(
                     f"{self.folder} holds {found.rows:,} vectors made with "
                     f"{_SETTING_NAMES.get(name, name)} {before!r}, not {now!r}; give the same "
-                    "again, or start anew with --force (force=True)"
+                    "again, or start over with --force (force=True)"
                 )
         if found.encoder != begun.encoder:
             raise ValueError(
                 f"{self.folder} holds {found.rows:,} vectors of another model (weights, tokenizer "
-                "or pooling differ); give that model again, or start anew with --force (force=True)"
+                "or pooling differ); give that model again, or start over with --force (force=True)"
             )
 
     def _vector_bytes(self) -> int:
@@ -227,7 +227,7 @@ class Unfinished:
                 error.errno,
                 f"the disk is full (or a quota, or a limit on file size, is reached); "
                 f"{self.state.rows:,} texts are kept in {self.folder}: make room, then give the "
-                "same again, without --force, and it goes on from there",
+                "same again, without --force, and it resumes from there",
                 str(self.out),
             ) from error
 

@@ -36,7 +36,7 @@ class ClusterOutput:
 
     @classmethod
     def open(cls, out: str, manifest: dict[str, Any], *, force: bool) -> ClusterOutput:
-        """Begin in an empty folder, or go on in one that was begun alike.
+        """Begin in an empty folder, or resume in one that was begun alike.
 
         Args:
             out: Need not exist.
@@ -59,7 +59,7 @@ class ClusterOutput:
             if differences and not force:
                 raise ValueError(
                     f"{out} was begun otherwise: {'; '.join(differences)}; use the same, another "
-                    "folder, or begin anew (--force)"
+                    "folder, or start over (--force)"
                 )
             if not force:
                 return output
@@ -101,7 +101,7 @@ class ClusterOutput:
         dimensions = {dimension for texts, dimension in footers if texts}
         if len(dimensions) > 1:
             raise RuntimeError(
-                f"the shards in {self.folder} have the dimensions {sorted(dimensions)}; begin anew "
+                f"the shards in {self.folder} have the dimensions {sorted(dimensions)}; start over "
                 "(--force)"
             )
         return sum(texts for texts, _ in footers), max(dimensions, default=0)
@@ -115,7 +115,7 @@ class ClusterOutput:
 
     def _clear(self) -> None:
         system, folder = filesystem(self.folder)
-        # the manifest goes last, so that a killed removal is begun anew as well
+        # the manifest goes last, so that a killed removal is started over as well
         for path in system.glob(f"{folder}/part-*.parquet"):
             system.rm_file(path)
         system.rm_file(f"{folder}/{MANIFEST}")

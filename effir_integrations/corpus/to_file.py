@@ -1,7 +1,7 @@
-"""Encode a corpus of any size into one file of vectors, in flat memory, going on where it stopped.
+"""Encode a corpus of any size into one file of vectors, in flat memory, resumable at any point.
 
 Texts are read, encoded and put on the disk in windows. A run that is killed loses its window and
-nothing else: the next one reads the texts again, checks that they are the same, and goes on.
+nothing else: the next one reads the texts again, checks that they are the same, and resumes.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def encode_to_file(
     force: bool = False,
     show_progress: bool = False,
 ) -> EncodedFile:
-    """Write the vectors of a corpus into a file, or go on where a run that was stopped left off.
+    """Write the vectors of a corpus into a file, or resume a run that was stopped.
 
     Until `out` is whole it does not exist; what is done lies in a hidden folder beside it. Run
     through or stopped and continued, the file has the same bytes on the same machine.
@@ -267,7 +267,7 @@ class _Corpus:
         if self.sha256() != work.state.texts or (at_end and next(self._pairs, None) is not None):
             raise ValueError(
                 f"{self.name}: these are not the texts whose first {rows:,} vectors lie in "
-                f"{work.folder}; give that corpus again, or start anew with --force (force=True)"
+                f"{work.folder}; give that corpus again, or start over with --force (force=True)"
             )
 
     def _checked(self, pairs: Iterable[Pair | str], out: Path) -> Iterator[Pair]:

@@ -69,7 +69,7 @@ def _open_parquet(path: Path) -> Any:
     try:
         return parquet.ParquetFile(path)
     except (ValueError, OSError) as error:
-        raise ValueError(f"{path}: cannot be read as Parquet ({error}); write it anew") from error
+        raise ValueError(f"{path}: cannot be read as Parquet ({error}); write it again") from error
 
 
 def _parquet_pairs(path: Path, file: Any) -> Iterator[tuple[str, str]]:

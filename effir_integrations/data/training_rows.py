@@ -256,12 +256,12 @@ def _scores(raw: Mapping[str, Any], key: str, passages: int, where: str) -> tupl
     if not isinstance(values, (list, tuple)):
         raise ValueError(
             f"{where}: its {key!r} is {shown(values)}, not a list of numbers; "
-            "score the file anew with `effir score`."
+            "score the file again with `effir score`."
         )
     if len(values) != passages:
         raise ValueError(
             f"{where}: {len(values)} {key} for {passages} passages; each passage needs one score: "
-            "score the file anew with `effir score`."
+            "score the file again with `effir score`."
         )
     return tuple(_score(value, f"{key}[{i}]", where) for i, value in enumerate(values))
 
@@ -275,7 +275,7 @@ def _score(value: object, name: str, where: str) -> float:
         pass
     raise ValueError(
         f"{where}: {name} is {shown(str(value))}, not a finite number; "
-        "score the file anew with `effir score`."
+        "score the file again with `effir score`."
     )
 
 

@@ -81,7 +81,7 @@ def _tokenizer_content(tokenizer: Any) -> Any:
         vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
         return [type(tokenizer).__name__, vocabulary]
     content = json.loads(backend.to_str())
-    # every call of the tokenizer sets these two anew
+    # every call of the tokenizer sets these two again
     return {key: x for key, x in content.items() if key not in ("padding", "truncation")}
 
 

@@ -152,7 +152,7 @@ class Inference:
         for row in waiting:
             padding += longest - len(ids[row])
             over = (len(batch) + 1) * longest > self.encoder.batch_tokens
-            # one length a batch where frequencies depend on it, and where padding shows
+            # one length in each batch where frequencies depend on it, and where padding shows
             one_length = longest > self.steady_length or not self.shortcuts.padded
             mixed = padding > 0 and one_length
             if batch and (over or mixed or padding > self.encoder.batch_padding):
@@ -165,7 +165,7 @@ class Inference:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         logger.warning(
-            "out of memory at %d tokens a batch; going on with batch_tokens=%d",
+            "out of memory at %d tokens in a batch; continuing with batch_tokens=%d",
             tokens,
             self.encoder.batch_tokens,
         )

@@ -51,7 +51,7 @@ def search_vectors(
         model: Its prompt for `kind` applies; vectors are normalised if its similarity is cosine.
         texts: Documents or queries; lone surrogates are replaced.
         kind: "document" or "query".
-        batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
+        batch_size: Texts in each batch of a stock model; an `Encoder` cuts by tokens.
         prompt: Put in front instead of the model's own; empty for none.
         truncate_dim: Leading dimensions to keep; None keeps all, or what the model says.
         max_length: Tokens a text is cut to, at most the model's own limit, which None takes.

@@ -59,7 +59,7 @@ def check_space(
     if lengths != [made.shape[1]]:
         raise ValueError(
             f"the vectors have {' and '.join(map(str, lengths))} dimensions, but this encoder "
-            f"gives {made.shape[1]}; another model or truncate_dim made them: embed anew"
+            f"gives {made.shape[1]}; another model or truncate_dim made them: embed again"
         )
     cosines = [_cosine(row, vector) for row, vector in zip(rows, made, strict=True)]
     worst = int(np.argmin(cosines))
@@ -68,7 +68,7 @@ def check_space(
         raise ValueError(
             f"{count} of {len(rows)} vectors are not those that this encoder gives of their texts "
             f"(cosine down to {cosines[worst]:.4f}, for {given[worst]!r:.60}; at least {least} is "
-            "rounding): another model, prompt or length made them; embed the documents anew"
+            "rounding): another model, prompt or length made them; embed the documents again"
         )
     return cosines[worst]
 

@@ -23,7 +23,7 @@ if hasattr(os, "register_at_fork"):
 class Turns:
     """Lets threads use an encoder one after the other; its copies start unlocked.
 
-    In a forked child a lock that another thread held is made anew: that thread is not there to
+    In a forked child a lock that another thread held is made again: that thread is not there to
     give it back.
     """
 

@@ -51,7 +51,7 @@ def compare(
     """Evaluate models on the same data, the first one being what the others are measured against.
 
     The data are read once and the models evaluated one after the other, one at a time in memory.
-    Then speed is measured anew, because a shared machine is not equally fast for long: in each
+    Then speed is measured again, because a shared machine is not equally fast for long: in each
     round every model in turn encodes the same sample, and the medians over the rounds replace the
     speeds of the evaluation. For that the models are loaded again and are in memory TOGETHER; with
     `speed_rounds=0` they never are, and the speeds are those of the evaluation.

@@ -54,7 +54,7 @@ class Evaluation:
     max_length: int | None
     """Tokens a text is cut to; None if the model sets no limit."""
     batch_size: int | None
-    """Texts a batch; None where batches are cut by tokens, as an `Encoder` does."""
+    """Texts in each batch; None where batches are cut by tokens, as an `Encoder` does."""
     dtype: str
     """Of the weights, such as "float32"; it is the dtype of the arithmetic as well."""
     device: str
@@ -99,7 +99,7 @@ def evaluate(
             it, "auto" looks at the judgements (see `RetrievalData.drops_same_id`). None is "auto",
             or what loaded data say.
         max_length: Tokens a text is cut to, at most the model's own limit, which is the default.
-        batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
+        batch_size: Texts in each batch of a stock model; an `Encoder` cuts by tokens.
         dtype: Of a model given by name: "auto", "float32", "float16" or "bfloat16".
         device: Of a model given by name; by default the best one there is.
         run_path: TREC run to write.

@@ -112,7 +112,7 @@ def interleaved_speed(
         documents: The same for every model and round.
         queries: The same for every model and round.
         rounds: Times that each model is measured; odd numbers give a true median.
-        batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
+        batch_size: Texts in each batch of a stock model; an `Encoder` cuts by tokens.
         max_length: As in `search_vectors`.
         repeats: Single queries a round.
         show_progress: Draw a progress bar over models and rounds.

@@ -160,7 +160,7 @@ def _write_into(new: Path, out: Path) -> None:
     """Move files into a folder that keeps its place; those that say what it is go first, come last.
 
     `new` lies inside of `out` and has its record; whoever finds it under the name that it is given
-    here goes on with what is left in it.
+    here resumes with what is left in it.
     """
     ready = new.with_name(new.name.replace(".effir.partial-", ".effir.ready-"))
     os.rename(new, ready)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..data.calibration import Calibration
 
 _CHUNK = 1 << 22
-"""Numbers subtracted at once: temporaries above 32 MB are mapped, and zeroed, anew every time."""
+"""Numbers subtracted at once: temporaries above 32 MB are mapped, and zeroed, again every time."""
 
 
 def analyze(
@@ -224,7 +224,7 @@ class _Meter:
                 f"the {kind} of layer {layer} was not seen in the forward pass; analyze a model "
                 "whose layers all run and that is not compiled"
             )
-        # one transfer a batch; fp64 on the CPU, because not every device has it
+        # one transfer for each batch; fp64 on the CPU, because not every device has it
         parts = [self._batch_sums[key].to(self._mask.device) for key in self._keys]
         sums = torch.stack(parts).cpu().double()
         if not sums.isfinite().all():

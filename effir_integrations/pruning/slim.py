@@ -63,12 +63,12 @@ def slim(
         model: The base, or the folder or name to load it from; a loaded one is used up.
         data: Queries with positives and hard negatives: examples, or what `load_training` takes.
         config: How to train, and how many neurons go.
-        work: Folder of checkpoints; a killed run goes on from the last one there. Ends up with
+        work: Folder of checkpoints; a killed run resumes from the last one there. Ends up with
             `gates.safetensors`, the fp32 gates of every layer, and with `train_base` also with
             `base/`, the trained model that the plan is then for.
         plan: Sublayers that go anyway, from `drop`.
         negatives: Hard negatives of an example, where `data` is still to be read (the paper: 7).
-        force: Start anew whatever is in `work`.
+        force: Start over whatever is in `work`.
         show_progress: Draw a progress bar.
 
     Returns:

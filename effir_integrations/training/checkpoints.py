@@ -54,7 +54,7 @@ def check_sealed(listing: Path) -> None:
         else:
             continue
         raise ValueError(
-            f"{path} {what}, so training cannot go on from it; put it back, or start anew (--force)"
+            f"{path} {what}, so training cannot resume; put it back, or start over (--force)"
         )
 
 

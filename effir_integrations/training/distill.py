@@ -61,8 +61,8 @@ def distill(
         out: Folder to write; must be new or empty unless `force`.
         teacher_texts: What the teacher reads instead, text for text: the same behind prompts of its
             own, or behind none.
-        history: Of the encoder, to go on with; None begins one.
-        force: Replace what is there and start anew.
+        history: Of the encoder, to continue; None begins one.
+        force: Replace what is there and start over.
         show_progress: Draw progress bars.
 
     Returns:

@@ -38,7 +38,7 @@ def finetune(
     examples carry a cross-encoder's scores, the KL divergence to them over each query's own
     candidates. What trains is a LoRA adapter on every projection that is left, merged at the end in
     fp32, or all weights. Checkpoints lie in `OUT.training` beside `out`, and are removed when `out`
-    is written; a killed run goes on from them.
+    is written; a killed run resumes from them.
 
     Args:
         model: A pruned (or any) encoder, or the folder or name to load it from; a loaded one is
@@ -47,9 +47,9 @@ def finetune(
             followed.
         config: How to train.
         out: Folder to write; must be new or empty unless `force`.
-        history: Of the encoder, to go on with; None begins one.
+        history: Of the encoder, to continue; None begins one.
         negatives: Hard negatives of an example, where `data` is still to be read (the paper: 7).
-        force: Replace what is there and start anew.
+        force: Replace what is there and start over.
         show_progress: Draw a progress bar.
 
     Returns:

@@ -54,7 +54,7 @@ def heal(
         run: Trains with checkpoints in the folder it is given, and returns what was logged.
         out: Folder to write.
         history: Of the encoder so far; None begins one.
-        force: Replace what is there and start anew.
+        force: Replace what is there and start over.
         sources: Models that are read besides the encoder.
 
     Returns:

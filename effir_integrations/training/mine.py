@@ -81,7 +81,7 @@ def mine(
         relative_margin: Refuse a candidate unless its similarity is below that of the query's
             worst positive by this share of it (NV-Retriever's 95 %); None takes all.
         absolute_margin: The same as a difference of similarities.
-        batch_size: Texts a batch of a stock model; an `Encoder` cuts by tokens.
+        batch_size: Texts in each batch of a stock model; an `Encoder` cuts by tokens.
         query_prompt_name: Name of the encoder's prompt for queries; None is "query" if it has one.
         query_prompt: The prompt itself, instead of a name. A row's own prompt goes before both.
         document_prompt_name: Name of its prompt for passages; None is "document" if it has one.

@@ -60,7 +60,7 @@ def score(
             safetensors, and code in its folder is not run.
         source: A .jsonl file as `load_training` takes it.
         out: The .jsonl file to write; it may be `source` with `force`.
-        batch_size: Pairs a batch.
+        batch_size: Pairs in each batch.
         show_progress: Show a bar over the lines.
         force: Replace `out`.
 

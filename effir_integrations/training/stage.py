@@ -1,4 +1,4 @@
-"""Run one training stage so that it can be killed at any moment and goes on exactly."""
+"""Run one training stage so that it can be killed at any moment and resumes exactly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Stage:
         return {"stage": self.name, "config": asdict(self.config), "data": dict(self.data)}
 
     def manifest(self, encoder: SentenceTransformer) -> dict[str, Any]:
-        """Return what a folder of checkpoints must have been made with to go on from it."""
+        """Return what a folder of checkpoints must have been made with to resume from it."""
         apart = (*_NO_EFFECT, *self.config.after_training)
         config = {name: x for name, x in asdict(self.config).items() if name not in apart}
         model = BaseIdentity.of(transformer_model(encoder)).fingerprint
@@ -82,7 +82,7 @@ def prepare_work(work: Path, manifest: Mapping[str, Any], *, force: bool) -> Non
     """Make the folder of checkpoints, or check that the one there belongs to this very stage.
 
     Raises:
-        ValueError: It is of another configuration, data or model, or the checkpoint to go on from
+        ValueError: It is of another configuration, data or model, or the checkpoint to resume from
             is damaged; the text says what differs.
     """
     if is_main_process():
@@ -97,7 +97,7 @@ def prepare_work(work: Path, manifest: Mapping[str, Any], *, force: bool) -> Non
         elif checkpoint is not None:
             raise ValueError(
                 f"{work} holds {checkpoint.name} but no {MANIFEST}, which says what run it is of; "
-                "put it back, or start anew (--force)"
+                "put it back, or start over (--force)"
             )
         else:
             work.mkdir(parents=True, exist_ok=True)
@@ -114,8 +114,8 @@ def _check_manifest(work: Path, manifest: Mapping[str, Any]) -> None:
     ]
     if differing:
         raise ValueError(
-            f"{work} holds checkpoints of another run ({'; '.join(differing)}); go on with the "
-            "settings it was begun with, or start anew (--force)"
+            f"{work} holds checkpoints of another run ({'; '.join(differing)}); resume with the "
+            "settings it was begun with, or start over (--force)"
         )
 
 
@@ -141,7 +141,7 @@ def train(
     description: str = "Training",
     show_progress: bool = False,
 ) -> list[dict[str, float]]:
-    """Train what requires gradients, in place, going on from the last whole checkpoint in `work`.
+    """Train what requires gradients, in place, resuming from the last whole checkpoint in `work`.
 
     Args:
         encoder: The model, its trainable parameters in fp32.

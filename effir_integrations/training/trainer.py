@@ -143,7 +143,7 @@ class StageTrainer(SentenceTransformerTrainer):
             step = self.state.global_step + 1
             raise RuntimeError(
                 f"the loss is {everywhere.sum().item()} at step {step}; {kept}; "
-                "lower the learning rate and start anew (--force), or check the examples near there"
+                "lower the learning rate and start over (--force), or check the examples near there"
             )
         return loss
 
@@ -163,7 +163,7 @@ class StageTrainer(SentenceTransformerTrainer):
         if bad:
             raise RuntimeError(
                 f"{bad[0]} is not finite after step {self.state.global_step}; lower the learning "
-                "rate and start anew (--force)"
+                "rate and start over (--force)"
             )
         whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         with new_file(folder / TRAINED_FILE) as partial:
@@ -174,13 +174,13 @@ class StageTrainer(SentenceTransformerTrainer):
         if is_sharded():
             raise ValueError(
                 f"{checkpoint_path} cannot be gone on from with weights cut up between processes "
-                "(FSDP, DeepSpeed); start anew (--force), or go on without sharding"
+                "(FSDP, DeepSpeed); start over (--force), or resume without sharding"
             )
         stored = load_file(Path(checkpoint_path) / TRAINED_FILE)
         trained = self._trained()
         if stored.keys() != trained.keys():
             raise RuntimeError(
-                f"{checkpoint_path} holds other parameters than this stage trains; start anew "
+                f"{checkpoint_path} holds other parameters than this stage trains; start over "
                 "(--force)"
             )
         for name, parameter in trained.items():

@@ -166,7 +166,7 @@ class TestIdentity:
         embedding = EffirEmbedding(place)
         shutil.rmtree(place)
         shutil.copytree(other_folder, place)
-        with pytest.raises(RuntimeError, match="index anew"):
+        with pytest.raises(RuntimeError, match="index again"):
             embedding.get_query_embedding("w1")
 
     @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_distances_are_refused_as_scores(tiny, make):
 
 
 def test_stores_of_another_dimension_are_refused(tiny):
-    with pytest.raises(ValueError, match=r"holds vectors of 31 dimensions.*have 32.*index anew"):
+    with pytest.raises(ValueError, match=r"holds vectors of 31 dimensions.*have 32.*index again"):
         tiny.check_vector_store(FaissVectorStore(faiss.IndexFlatIP(31)))
     store = SimpleVectorStore()
     store.data.embedding_dict["a"] = [0.0] * 8

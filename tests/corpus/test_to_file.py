@@ -1,4 +1,4 @@
-"""A corpus becomes one file, whole or not at all, and a stopped run goes on where it stopped."""
+"""A corpus becomes one file, whole or not at all, and a stopped run resumes where it stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training goes on from exactly the files that it wrote, or says which of them are not."""
+"""Training resumes from exactly the files that it wrote, or says which of them are not."""
 
 from __future__ import annotations
 

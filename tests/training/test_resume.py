@@ -1,4 +1,4 @@
-"""Training that is killed goes on exactly, and never passes half a result off as a whole one."""
+"""Training that is killed resumes exactly, and never passes half a result off as a whole one."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class EffirEmbedding(EmbeddingSettings):
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[list[float]]:
-        """Embed texts of documents in their order, while the event loop goes on.
+        """Embed texts of documents in their order, without blocking the event loop.
 
         Raises:
             ValueError: A text is no string, or texts come in no order or can be read only once.
@@ -150,7 +150,7 @@ class EffirEmbedding(EmbeddingSettings):
             return super().get_query_embedding(query)
 
     async def aget_query_embedding(self, query: str) -> list[float]:
-        """Embed a query, or find it in the cache, while the event loop goes on."""
+        """Embed a query, or find it in the cache, without blocking the event loop."""
         with cached_as("query"):
             return await super().aget_query_embedding(query)
 

@@ -98,5 +98,5 @@ def check_vector_store(encoder: LazyEncoder, store: Any) -> None:
         raise ValueError(
             f"this {type(store).__name__} holds vectors of {length} dimensions, but those of "
             f"{encoder.name} have {encoder.dimension}; it was made for another model or "
-            "truncate_dim: index anew"
+            "truncate_dim: index again"
         )

@@ -160,6 +160,6 @@ def _anserini() -> Path:
     jars = sorted(folder.glob("anserini-*-fatjar.jar"), key=lambda path: path.stat().st_ctime)
     if not jars:
         raise FileNotFoundError(
-            f"{folder} holds no anserini-*-fatjar.jar, which Pyserini consists of; install it anew"
+            f"{folder} holds no anserini-*-fatjar.jar, which Pyserini consists of; reinstall it"
         )
     return jars[-1]

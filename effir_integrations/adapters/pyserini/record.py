@@ -77,7 +77,7 @@ class IndexRecord:
             return cls(**content)
         except TypeError as error:
             raise ValueError(
-                f"{path} cannot be used ({error}); index the documents anew"
+                f"{path} cannot be used ({error}); index the documents again"
             ) from error
 
 
@@ -141,7 +141,7 @@ def vector_dimension(folder: Path) -> int:
         with index.open("rb") as stream:
             head = stream.read(8)
         if len(head) < 8 or head[:1] != b"I":
-            raise ValueError(f"{index} is no Faiss index; index the documents anew")
+            raise ValueError(f"{index} is no Faiss index; index the documents again")
         return int(struct.unpack("<i", head[4:])[0])
     for path in sorted(path for path in folder.glob("*") if path.is_file()):
         for _, row in read_jsonl(path, required=("id", "vector")):
