@@ -13,8 +13,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from effir_integrations import errors
 from effir_integrations.adapters.lazy_encoder import LazyEncoder
 from effir_integrations.cli import console
@@ -31,6 +29,7 @@ from effir_integrations.evaluation.evaluate import (
 )
 from effir_integrations.evaluation.retrieval import Run, best, check_run_ids, score, write_run
 from effir_integrations.files import new_folder, read_json, write_json
+from effir_integrations.progress import progress_bar
 
 DEPTH = 100
 """Documents a query in a run; ask for one more, since a query's own document may be left out."""
@@ -141,13 +140,8 @@ class Recipe:
             The run, and the median milliseconds of a query.
         """
         run, seconds = {}, []
-        queries = tqdm(
-            self.data.queries.items(),
-            desc="Searching",
-            unit="query",
-            delay=2,
-            disable=not self.show_progress,
-            leave=False,
+        queries = progress_bar(
+            self.data.queries.items(), desc="Searching", unit="query", shown=self.show_progress
         )
         for query, text in queries:
             start = time.perf_counter()

@@ -27,11 +27,11 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import PromptTemplate
 from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 from langchain_core.vectorstores import VectorStore
-from tqdm import tqdm
 
 from effir_integrations.adapters.langchain import EffirEmbeddings
 from effir_integrations.cli import console
 from effir_integrations.evaluation.evaluate import Evaluation
+from effir_integrations.progress import progress_bar
 
 WINDOW = 2048
 """Documents embedded together: LangChain passes vectors as lists, eight times an array's size."""
@@ -146,12 +146,10 @@ def build_index(
 ) -> None:
     """Write the vectors of all documents into `folder`."""
     store = FlatStore(embeddings)
-    starts = tqdm(
+    starts = progress_bar(
         range(0, len(documents), WINDOW),
         desc=f"Embedding, {WINDOW:,} documents each",
-        delay=2,
-        disable=not show_progress,
-        leave=False,
+        shown=show_progress,
     )
     for start in starts:
         store.add_documents(list(documents[start : start + WINDOW]))

@@ -9,7 +9,7 @@ import effir_integrations
 
 ROOT = Path(effir_integrations.__file__).parent
 FLOORS = (
-    {"extras", "fields", "files"},
+    {"extras", "fields", "files", "progress"},
     {"errors"},
     {"model", "data"},
     {"encoder"},
@@ -20,7 +20,7 @@ FLOORS = (
     {"cli"},
     {"__init__", "__main__"},
 )
-ON_ONE_FLOOR = {"extras", "fields", "files"}
+ON_ONE_FLOOR = {"extras", "fields", "files", "progress"}
 
 
 def modules() -> dict[str, Path]:

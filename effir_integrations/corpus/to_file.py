@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..data.corpus import corpus_pairs, count_texts
 from ..data.vector_files import BYTES_A_NUMBER, check_ending, check_id, ids_path
 from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.inputs import streamed
 from ..encoder.loading import loaded
-from ..encoder.progress import Progress
 from ..encoder.tokenization import cut_to, token_limit
 from ..files import check_space
+from ..progress import Progress, progress_bar
 from .resume import State, Unfinished, may_replace, work_folder
 
 if TYPE_CHECKING:
@@ -252,15 +251,7 @@ class _Corpus:
         if not rows:
             return
         left = islice(self._pairs, rows)
-        bar = tqdm(
-            left,
-            total=rows,
-            desc="Reading again",
-            unit="text",
-            delay=2,
-            disable=not show_progress,
-            leave=False,
-        )
+        bar = progress_bar(left, total=rows, desc="Reading again", unit="text", shown=show_progress)
         for _ in bar:
             pass
         at_end = rows % size != 0

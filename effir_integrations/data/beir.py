@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from effir_integrations.data.beir_rows import Row, folder_rows, grade, hub_rows, qrels_rows
 from effir_integrations.data.hub import HUB_NAME
+
+from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -183,14 +183,7 @@ def _assemble(
     show_progress: bool,
 ) -> RetrievalData:
     query_texts = _texts(queries, "query")
-    progress = tqdm(
-        corpus,
-        desc=f"Reading {name}",
-        unit="document",
-        delay=2,
-        disable=not show_progress,
-        leave=False,
-    )
+    progress = progress_bar(corpus, desc=f"Reading {name}", unit="document", shown=show_progress)
     documents = _texts(progress, "document")
     if not documents:
         raise ValueError(f"{name}: the corpus is empty; it needs at least one document.")

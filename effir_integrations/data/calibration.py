@@ -13,11 +13,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from effir_integrations.data.hub import parse_dataset_name, shown, stream_rows
 from effir_integrations.data.jsonl import check_text_file, read_jsonl, read_lines
 from effir_integrations.data.text import clean_text
+
+from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -225,9 +225,7 @@ def _column_texts(rows: Iterable[Mapping[str, Any]], source: str, column: str) -
 
 def _sample(texts: Iterator[str], limit: int | None, seed: int, show_progress: bool) -> list[str]:
     """Draw `limit` texts, each subset equally likely, in one pass (Vitter's algorithm R)."""
-    bar = tqdm(
-        texts, desc="Reading texts", unit="text", delay=2, disable=not show_progress, leave=False
-    )
+    bar = progress_bar(texts, desc="Reading texts", unit="text", shown=show_progress)
     if limit is None:
         return list(bar)
     generator = random.Random(seed)

@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from effir_integrations.data.arrow import content_sha256, write_dataset
 from effir_integrations.data.text import clean_text
 from effir_integrations.data.training_rows import (
@@ -25,6 +23,8 @@ from effir_integrations.data.training_rows import (
 from effir_integrations.extras import import_extra
 from effir_integrations.fields import check_fields
 from effir_integrations.files import file_sha256
+
+from ..progress import progress_bar
 
 if TYPE_CHECKING:
     import datasets
@@ -237,9 +237,7 @@ def _examples(
 ) -> Iterator[Mapping[str, Any]]:
     rows = islice(read_rows(source, scored=options.scored), options.limit)
     name = source_name(source)
-    bar = tqdm(
-        rows, desc=f"Reading {name}", unit="line", delay=2, disable=not show_progress, leave=False
-    )
+    bar = progress_bar(rows, desc=f"Reading {name}", unit="line", shown=show_progress)
     empty = True
     for row in bar:
         empty = False

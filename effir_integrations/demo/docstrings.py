@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from effir_integrations.files import check_target, new_folder
+
+from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +82,7 @@ def build_docstring_corpus(
     sources = _sources(library)
     if not sources:
         raise FileNotFoundError(_no_sources(library, "no Python source file"))
-    progress = tqdm(
-        sources,
-        desc="Reading docstrings",
-        unit="file",
-        delay=2,
-        disable=not show_progress,
-        leave=False,
-    )
+    progress = progress_bar(sources, desc="Reading docstrings", unit="file", shown=show_progress)
     items = _distinct(item for source in progress for item in _items_of_file(source, library))
     if not items:
         raise FileNotFoundError(_no_sources(library, "no docstring of two paragraphs"))

@@ -13,17 +13,16 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..data.text import clean_text
 from ..model.cards import finished_card, pull_request_text
 from ..model.weights import check_finite
+from ..progress import Progress, progress_bar
 from .heads import run_head, widened
 from .inference import WINDOW, Inference, asks_for_vectors, finisher, is_plain, limit_of_call
 from .inputs import listed, streamed
 from .precision import check_savable
 from .prefix import depends_on_length, forget_lengths
-from .progress import Progress
 from .shortcuts import Shortcuts, model_state, try_shortcuts
 from .tokenization import cut_to, texts_without_tokens, token_limit
 from .transformer import CheckedTransformer
@@ -376,14 +375,7 @@ def token_batches(
     (batch, tokens) on the encoder's device.
     """
     window = 256
-    bar = tqdm(
-        total=len(texts),
-        desc=description,
-        unit="text",
-        delay=2,
-        disable=not show_progress,
-        leave=False,
-    )
+    bar = progress_bar(total=len(texts), desc=description, unit="text", shown=show_progress)
     limit, cut = token_limit(encoder, max_length), cut_to(encoder, max_length)
     with bar:
         for start in range(0, len(texts), window):

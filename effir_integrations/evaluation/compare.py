@@ -8,12 +8,13 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from effir_integrations.data.beir import RetrievalData, check_drop_same_id, retrieval_data
 from effir_integrations.evaluation.evaluate import Evaluation, check_model, evaluate, load_model
 from effir_integrations.evaluation.retrieval import METRICS
 from effir_integrations.evaluation.speed import Speed, interleaved_speed
+
+from ..progress import progress_bar
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -92,9 +93,7 @@ def compare(
             device=device,
             show_progress=show_progress,
         )
-        for model in tqdm(
-            models, desc="Evaluating", unit="model", delay=2, disable=not show_progress, leave=False
-        )
+        for model in progress_bar(models, desc="Evaluating", unit="model", shown=show_progress)
     ]
     if speed_rounds == 0:
         return evaluations

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from effir_integrations.extras import import_extra
 from effir_integrations.files import new_file
+
+from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +59,8 @@ def search(
     scores = np.empty((len(queries), 0), dtype=np.float32)
     positions = np.empty((len(queries), 0), dtype=np.int64)
     index = faiss.IndexFlatIP(dimension)
-    with tqdm(
-        total=count,
-        desc="Searching",
-        unit="document",
-        delay=2,
-        disable=not show_progress,
-        leave=False,
+    with progress_bar(
+        total=count, desc="Searching", unit="document", shown=show_progress
     ) as progress:
         for start in range(0, count, block_size):
             block = np.ascontiguousarray(document_vectors[start : start + block_size])

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from effir_integrations.encoder.search_vectors import Kind, search_vectors
+
+from ..progress import progress_bar
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -127,9 +127,7 @@ def interleaved_speed(
         raise ValueError(f"rounds={rounds}; must be at least 1.")
     measured: list[list[Speed]] = [[] for _ in models]
     turns = [turn for r in range(rounds) for turn in list(range(len(models)))[:: (-1) ** r]]
-    for turn in tqdm(
-        turns, desc="Timing", unit="turn", delay=2, disable=not show_progress, leave=False
-    ):
+    for turn in progress_bar(turns, desc="Timing", unit="turn", shown=show_progress):
         timed = partial(encode_timed, models[turn], batch_size=batch_size, max_length=max_length)
         measured[turn].append(
             Speed(

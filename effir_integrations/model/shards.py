@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
+from ..progress import progress_bar
 from .safetensors_files import INDEX, SINGLE, StoredTensor, check_checkpoint, read_shard
 from .weights import not_finite
 
@@ -143,14 +143,8 @@ def write_shards(shards: Sequence[Shard], out: Path, *, show_progress: bool = Fa
         ValueError: A tensor holds NaN or infinite numbers.
     """
     total = sum(tensor.nbytes for shard in shards for tensor in shard.tensors)
-    with tqdm(
-        total=total,
-        desc="weights",
-        unit="B",
-        unit_scale=True,
-        delay=2,
-        disable=not show_progress,
-        leave=False,
+    with progress_bar(
+        total=total, desc="weights", unit="B", unit_scale=True, shown=show_progress
     ) as bar:
         for shard in shards:
             with (out / shard.name).open("wb", buffering=0) as target:

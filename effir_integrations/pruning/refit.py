@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from ..encoder.encoder import token_batches, transformer_model
 from ..model.families import Architecture, find
 from ..model.hooks import look, masked, output_weight
 from ..model.plan import PruningPlan
 from ..model.surgery import model_layers
+from ..progress import progress_bar
 from .methods import METHODS
 from .moments import Moments
 
@@ -177,14 +177,7 @@ class Calibrator:
         return parts, errors
 
     def _progress(self, items: list[Any], description: str, unit: str) -> Any:
-        return tqdm(
-            items,
-            desc=description,
-            unit=unit,
-            delay=2,
-            disable=not self.show_progress,
-            leave=False,
-        )
+        return progress_bar(items, desc=description, unit=unit, shown=self.show_progress)
 
 
 def _groups(widths: Mapping[int, int]) -> list[list[int]]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..data.calibration import calibrated
 from ..encoder.encoder import transformer_model
@@ -18,6 +17,7 @@ from ..encoder.tokenization import cut_to
 from ..extras import import_extra
 from ..files import new_file
 from ..model.identity import BaseIdentity
+from ..progress import progress_bar
 from .checkpoints import check_sealed, seal
 from .config import DistillConfig
 from .heal import heal
@@ -159,14 +159,7 @@ def _rows(
     show_progress: bool,
 ) -> Iterator[dict[str, Any]]:
     window = 1024
-    bar = tqdm(
-        total=len(texts),
-        desc="Teacher",
-        unit="text",
-        delay=2,
-        disable=not show_progress,
-        leave=False,
-    )
+    bar = progress_bar(total=len(texts), desc="Teacher", unit="text", shown=show_progress)
     with bar:
         for start in range(0, len(texts), window):
             part = list(texts[start : start + window])

@@ -7,8 +7,6 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tqdm import tqdm
-
 from effir_integrations.data.beir import load_beir
 from effir_integrations.data.text import clean_text
 from effir_integrations.data.training_rows import (
@@ -20,6 +18,8 @@ from effir_integrations.data.training_rows import (
     source_kind,
     source_name,
 )
+
+from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +64,7 @@ def read_pool(source: Source, split: str, *, show_progress: bool) -> Pool:
 def _add_rows(
     pool: Pool, rows: Iterable[TrainingRow], description: str, show_progress: bool
 ) -> int:
-    bar = tqdm(
-        rows, desc=description, unit="query", delay=2, disable=not show_progress, leave=False
-    )
+    bar = progress_bar(rows, desc=description, unit="query", shown=show_progress)
     lines = 0
     for lines, row in enumerate(bar, start=1):
         known = pool.positives.setdefault((row.prompt, row.query), {})

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm import tqdm
 
 from effir_integrations.data.jsonl import check_text_file, read_jsonl
 from effir_integrations.data.text import clean_text
 from effir_integrations.data.training_rows import TrainingRow, check_new_jsonl, parse_row
 from effir_integrations.files import new_file
+
+from ..progress import progress_bar
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -93,14 +94,7 @@ def _write_scored(
             f"the cross-encoder gives {scorer.num_labels} labels for a pair, and distillation "
             "needs one score; choose a reranker with one label."
         )
-    bar = tqdm(
-        total=len(passages),
-        desc="Scoring",
-        unit="query",
-        delay=2,
-        disable=not show_progress,
-        leave=False,
-    )
+    bar = progress_bar(total=len(passages), desc="Scoring", unit="query", shown=show_progress)
     rows = _rows(path)
     with bar, out.open("w", encoding="utf-8") as stream:
         while window := list(islice(rows, _WINDOW)):

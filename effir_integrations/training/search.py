@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-from tqdm import tqdm
 
 from effir_integrations.extras import import_extra
 from effir_integrations.fields import check_fields
 from effir_integrations.training.pool import Pool
+
+from ..progress import progress_bar
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -87,14 +88,12 @@ class _Narrated:
         description: str,
         options: Mapping[str, Any],
     ) -> np.ndarray:
-        bar = tqdm(
+        bar = progress_bar(
             total=len(texts),
             desc=description,
             unit="text",
-            delay=2,
-            disable=not self._show_progress,
-            leave=False,
             file=self._file,
+            shown=self._show_progress,
         )
         blocks = []
         with bar:

@@ -16,12 +16,12 @@ from sentence_transformers import (
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from torch import nn
 from torch.utils.data import SequentialSampler
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from ..files import new_file
+from ..progress import progress_bar
 from .checkpoints import last_checkpoint, seal_checkpoint
 from .config import NO_LOSSES, TrainConfig
 from .launch import is_main_process, is_sharded, processes
@@ -212,14 +212,12 @@ class _Bar(TrainerCallback):
         self.bar: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.bar = tqdm(
+        self.bar = progress_bar(
             total=state.max_steps,
             initial=state.global_step,
             desc=self.description,
             unit="step",
-            delay=2,
-            disable=not self.shown,
-            leave=False,
+            shown=self.shown,
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -16,12 +16,11 @@ from dataclasses import dataclass, replace
 from email.parser import HeaderParser
 from pathlib import Path
 
-from tqdm import tqdm
-
 from effir_integrations.data.beir import load_beir
 from effir_integrations.data.jsonl import read_jsonl
 from effir_integrations.data.text import clean_text
 from effir_integrations.demo.docstrings import build_docstring_corpus, read_docstrings
+from effir_integrations.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +61,8 @@ def docstring_pairs(wheels: Path, held_out: Path, *, show_progress: bool = False
         ValueError: A wheel's licence is not a permissive one.
     """
     tested = {_folded(query) for query in load_beir(held_out).queries.values()}
-    bar = tqdm(
-        sorted(wheels.glob("*.whl")), desc="Docstrings", unit="wheel", disable=not show_progress
+    bar = progress_bar(
+        sorted(wheels.glob("*.whl")), desc="Docstrings", unit="wheel", shown=show_progress
     )
     for wheel in bar:
         with tempfile.TemporaryDirectory() as folder:

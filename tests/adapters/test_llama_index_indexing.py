@@ -18,7 +18,7 @@ from llama_index.vector_stores.faiss import FaissVectorStore
 from effir_integrations import load
 from effir_integrations.adapters.llama_index import EffirEmbedding
 from effir_integrations.data.calibration import load_calibration
-from effir_integrations.encoder.progress import Progress
+from effir_integrations.progress import Progress
 
 PROMPT = "Instruct: find what answers.\nDocument: "
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ...data.beir import RetrievalData, retrieval_data
 from ...data.vector_files import check_id
@@ -17,6 +16,7 @@ from ...evaluation.retrieval import check_run_ids
 from ...extras import import_extra
 from ...files import claimed, new_folder
 from ...model.peft_folder import with_bases
+from ...progress import progress_bar
 from ..lazy_encoder import LazyEncoder
 from .record import IndexRecord
 from .topics import write_qrels, write_topics
@@ -140,13 +140,8 @@ def _index(
 ) -> Any:
     index = faiss.IndexFlatIP(encoder.dimension)
     texts = list(documents.values())
-    with tqdm(
-        total=len(texts),
-        desc="Encoding",
-        unit="document",
-        delay=2,
-        disable=not show_progress,
-        leave=False,
+    with progress_bar(
+        total=len(texts), desc="Encoding", unit="document", shown=show_progress
     ) as bar:
         for start in range(0, len(texts), WINDOW):
             window = texts[start : start + WINDOW]

@@ -1,4 +1,4 @@
-"""What long encoding shows: texts and tokens a second, and the time left."""
+"""Progress bars: one look for all, and the one of encoding, which counts tokens as well."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ from contextvars import ContextVar
 from typing import Any
 
 from tqdm.auto import tqdm
+
+
+def progress_bar(items: Any = None, *, shown: bool, **options: Any) -> Any:
+    """Return a bar that draws nothing before the work has lasted two seconds, and then goes.
+
+    Args:
+        items: To run over, if the bar is to count them.
+        shown: Whether to draw at all.
+        options: Of `tqdm`: `total`, `desc`, `unit` and the like.
+    """
+    return tqdm(items, delay=2, leave=False, disable=not shown, **options)
 
 
 class Progress:
@@ -23,9 +34,7 @@ class Progress:
         """
         self.tokens = 0
         self._start = time.perf_counter()
-        self._bar: Any = tqdm(
-            total=total, desc="Encoding", unit="text", delay=2, disable=not shown, leave=False
-        )
+        self._bar: Any = progress_bar(total=total, desc="Encoding", unit="text", shown=shown)
 
     def advance(self, texts: int, tokens: int) -> None:
         """Count texts that are done, and their tokens."""
