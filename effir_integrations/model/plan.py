@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,13 @@ _SECOND = "-2"
 def versions() -> dict[str, str]:
     """Return the versions of the packages that an artefact's numbers depend on."""
     names = ("effir-integrations", "torch", "transformers", "sentence-transformers")
-    return {name: version(name) for name in names}
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a checkout that stands on the path as it is
+            found[name] = "not installed"
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from importlib.metadata import PackageNotFoundError
 from itertools import count
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from tiny import tiny_model
 
 from effir_integrations.cli.commands import plan_so_far
-from effir_integrations.model.plan import BaseIdentity, ImportanceReport, PruningPlan
+from effir_integrations.model.plan import BaseIdentity, ImportanceReport, PruningPlan, versions
 
 
 @pytest.fixture(scope="module")
@@ -149,3 +150,14 @@ def test_json_is_sorted_and_says_its_format(plan, tmp_path):
     assert content["format"] == "effir-plan/1"
     assert content["mlp_widths"] == [48, 0, 3, 48]
     assert text == json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def test_versions_are_stated_where_the_package_is_not_installed(monkeypatch):
+    def version(name):
+        if name == "effir-integrations":
+            raise PackageNotFoundError(name)
+        return "1.2"
+
+    monkeypatch.setattr("effir_integrations.model.plan.version", version)
+    found = versions()
+    assert found["effir-integrations"] == "not installed" and found["torch"] == "1.2"
