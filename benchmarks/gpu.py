@@ -30,6 +30,7 @@ from gpu_sections.clock import Clock, OutOfTime
 from gpu_sections.inputs import MISTRAL_7B, SMALL, SMALLEST, TINY, Setting, Shape, make_texts
 from gpu_sections.meters import free
 from gpu_sections.results import Results
+from transformers.utils.logging import disable_progress_bar
 
 from effir_integrations import errors
 
@@ -171,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Do what the command line asks for."""
     options = parser().parse_args(arguments)
     errors.quiet_libraries()
+    disable_progress_bar()
     if not options.rehearse and not torch.cuda.is_available():
         sys.exit("there is no CUDA device; --rehearse shows on the CPU that all runs")
     results = run(options)
