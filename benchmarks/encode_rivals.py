@@ -157,7 +157,7 @@ def _embed(job: Job) -> Callable[[list[str]], np.ndarray]:
 
 
 def llama_index(job: Job) -> Run:
-    """Return the class of LlamaIndex at its defaults, 10 texts a batch."""
+    """Return the class of LlamaIndex at its defaults, batch size 10."""
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
     options: dict[str, Any] = {"model_kwargs": {"dtype": torch.bfloat16}} if job.decoder else {}

@@ -133,7 +133,7 @@ class Setting:
     rounds: int
     """Times that everything is timed."""
     batches: Mapping[str, int]
-    """Texts a batch of those who count texts: queries, documents."""
+    """Texts in each batch of those who count texts: queries, documents."""
     batch_tokens: int | None
     """Padded tokens of an `Encoder`'s batch; None leaves its own choice."""
     backend: str

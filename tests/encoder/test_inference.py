@@ -207,7 +207,7 @@ def test_out_of_memory_halves_the_batches_says_so_once_and_loses_nothing(tmp_pat
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=TOLERANCE, rtol=0)
     assert encoder.batch_tokens == 100
     assert [record.getMessage() for record in caplog.records] == [
-        "out of memory at 200 tokens a batch; continuing with batch_tokens=100"
+        "out of memory at 200 tokens in a batch; continuing with batch_tokens=100"
     ]
     encoder.encode(texts)
     assert len(caplog.records) == 1
