@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ def run(setting: Setting, results: Results, clock: Clock) -> None:
         # once for warmth and for vectors to compare with
         plain = {kind: run() for kind, run in runs.items()}
         eager = time_in_turns(runs, setting.rounds, setting.device)
-        seconds = time_once(lambda made=encoder: _compile(made, setting), setting.device).seconds
+        seconds = time_once(partial(_compile, encoder, setting), setting.device).seconds
         kinds = {}
         for kind, timed in runs.items():
             vectors = timed()

@@ -69,9 +69,10 @@ def _surgery(
 
     zeroed, dropped = loaded(), loaded()
     plan = DEPTH.plan(BaseIdentity.of(transformer_model(dropped)))
+    model: Any = transformer_model(zeroed)
     with torch.no_grad():
         for layer in plan.drop_mlp:
-            transformer_model(zeroed).get_submodule(f"layers.{layer}.mlp.down_proj").weight.zero_()
+            model.layers[layer].mlp.down_proj.weight.zero_()
     _put(dropped, DEPTH)
     name = f"MLPs dropped against output projections of zero, {precision}"
     _compare(results, name, _forward(dropped, texts), _forward(zeroed, texts), **exact)

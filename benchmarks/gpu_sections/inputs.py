@@ -233,7 +233,7 @@ def sizes(encoder: Encoder) -> dict[str, int]:
 
     Numbers that are packed, as in 4 bits, are not counted one by one: call it before.
     """
-    model = transformer_model(encoder)
+    model: Any = transformer_model(encoder)
     total = sum(parameter.numel() for parameter in model.parameters())
     return {
         "parameters": total,
