@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from effir_integrations.pruning.moments import Moments, ridge_strength
+from effir_integrations.pruning.moments import Moments, accumulator_device, ridge_strength
 
 CPU = torch.device("cpu")
 
@@ -92,6 +92,37 @@ def test_half_precision_tokens_are_summed_in_double():
     assert moments.gram(centred=False).dtype == torch.float64
 
 
+def test_sums_within_a_batch_lose_no_token_either():
+    moments = Moments(1, 3, CPU)
+    # fp32 holds whole numbers up to 2^24
+    moments.add(torch.zeros(3, 1), torch.tensor([2.0**24, 1, 1]), torch.zeros(3, 3))
+    assert moments.weight == 2**24 + 2
+    moments.add(torch.zeros(1, 1), torch.ones(1), torch.tensor([[4096.0, 1, 1]]))
+    assert moments._yy == 2**24 + 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64], ids=["bf16", "fp64"])
+def test_inputs_and_targets_may_come_in_any_precision(data, dtype):
+    x, y, weight = (values.to(dtype) for values in data)
+    found = streamed(x, y, weight.float()).fit(torch.zeros(4, 6, dtype=dtype), ridge=0.1, bias=True)
+    expected = streamed(x.float(), y.float(), weight.float()).fit(
+        torch.zeros(4, 6), ridge=0.1, bias=True
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30], ids=str)
+@pytest.mark.parametrize("where", ["inputs", "targets"])
+def test_inputs_and_targets_that_are_not_finite_or_overflow_are_noticed(where, value):
+    moments = Moments(2, 2, CPU)
+    values = {"inputs": torch.ones(3, 2), "targets": torch.ones(3, 2)}
+    moments.add(values["inputs"], torch.ones(3), values["targets"])
+    assert moments.finite
+    values[where][1, 1] = value
+    moments.add(values["inputs"], torch.ones(3), values["targets"])
+    assert not moments.finite
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_not_finite_are_noticed(value):
     moments = Moments(2, 0, CPU)
@@ -119,3 +150,53 @@ def test_twins_are_fitted_with_a_ridge():
 def test_the_ridge_is_a_share_of_the_mean_diagonal_and_one_where_all_is_silent():
     assert ridge_strength(torch.diag(torch.tensor([1.0, 3.0])), 0.1) == pytest.approx(0.2)
     assert ridge_strength(torch.zeros(2, 2), 0.1) == 1.0
+
+
+def test_a_diagonal_that_rounding_made_negative_counts_as_silent():
+    assert ridge_strength(torch.full((2, 2), -1e-20), 0.1) == 1.0
+    assert ridge_strength(torch.diag(torch.tensor([0.25, 0.75])), 0.1) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("device", "expected"), [("cpu", "cpu"), ("cuda:1", "cuda:1"), ("mps", "cpu"), ("xpu", "cpu")]
+)
+def test_sums_live_on_the_device_where_that_has_doubles(device, expected):
+    assert accumulator_device(torch.device(device)) == torch.device(expected)
+
+
+def constant(value, tokens=4):
+    """Return moments of one neuron that is 1 and one target that is `value`, at every token."""
+    moments = Moments(1, 1, CPU)
+    moments.add(torch.ones(tokens, 1), torch.ones(tokens), torch.full((tokens, 1), value))
+    return moments
+
+
+def test_the_error_on_a_target_that_does_not_vary_is_nothing_or_all():
+    moments = constant(2.0)
+    assert moments.error(torch.tensor([[2.0]]), None) == 0.0
+    assert moments.error(torch.tensor([[1.0]]), torch.tensor([1.0])) == 0.0
+    for missing in (0.25, 1.0, 3.0):
+        assert moments.error(torch.tensor([[2.0 - missing]]), None) == 1.0
+    rounded = constant(1.7)
+    assert rounded._yy < float(rounded._y) ** 2 / rounded.weight, "its variance is not negative"
+    assert rounded.error(torch.tensor([[0.0]]), None) == 1.0
+
+
+def test_the_error_does_not_depend_on_the_unit_of_the_target(data):
+    x, y, weight = data
+    made = torch.randn(4, 6, generator=torch.Generator().manual_seed(1))
+    expected = streamed(x, y, weight).error(made, None)
+    for unit in (1e-4, 1e4):
+        found = streamed(x, unit * y, weight).error(unit * made, None)
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_rounding_makes_no_error_negative():
+    errors = []
+    for seed in range(10):
+        generator = torch.Generator().manual_seed(seed)
+        x, true = (torch.randn(rows, 3, generator=generator) for rows in (50, 2))
+        moments = streamed(x, x @ true.T, torch.ones(50), sizes=(50,))
+        errors.append(moments.error(true, None))
+    assert min(errors) == 0.0
+    assert 0.0 < max(errors) < 1e-6
