@@ -69,7 +69,7 @@ def teacher_divergence(
 
 def gate_surrogate(gates: Iterable[torch.Tensor], beta: float) -> torch.Tensor:
     """Return `sum_i sigmoid(beta * |relu(z_i)|)` over all gates (eq. 8)."""
-    return torch.stack([torch.sigmoid(beta * gate.relu().abs()).sum() for gate in gates]).sum()
+    return torch.stack([torch.sigmoid(beta * gate.relu()).sum() for gate in gates]).sum()
 
 
 @dataclass(frozen=True, kw_only=True)

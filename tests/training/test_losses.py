@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -84,6 +86,15 @@ def test_the_divergence_is_zero_when_the_student_agrees() -> None:
     assert float(teacher_divergence(queries, documents, -cosines / 0.02, 0.02, 1.0)) > 0.1
 
 
+def test_a_teacher_of_less_precision_is_read_in_that_of_the_student() -> None:
+    queries = vectors(4, 6)
+    documents = [vectors(4, 6, seed=1 + column) for column in range(3)]
+    scores = (8 * vectors(4, 3, seed=9)).detach().bfloat16()
+    ours = teacher_divergence(queries, documents, scores, 0.5, 0.7)
+    theirs = divergence_by_hand(queries, documents, scores.double(), 0.5, 0.7)
+    assert abs((ours - theirs).item()) < 1e-9
+
+
 def test_the_surrogate_counts_a_closed_gate_as_a_half() -> None:
     gates = [torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([0.5])]
     expected = 0.5 + 0.5 + torch.sigmoid(torch.tensor(5.0)) + torch.sigmoid(torch.tensor(2.5))
@@ -103,6 +114,18 @@ class Embeds(torch.nn.Module):
         tokens = self.table(features["input_ids"]) * self.gate.relu()
         mask = features["attention_mask"][..., None]
         return {"sentence_embedding": (tokens * mask).sum(1) / mask.sum(1)}
+
+
+class Watched(Embeds):
+    """Keeps how many texts each run held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runs: list[int] = []
+
+    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.runs.append(len(features["input_ids"]))
+        return super().forward(features)
 
 
 def columns(count: int = 3, batch: int = 6) -> list[dict[str, torch.Tensor]]:
@@ -137,6 +160,79 @@ def test_cached_gradients_equal_uncached_ones(mini_batch_size: int) -> None:
         torch.testing.assert_close(mine, reference, atol=1e-12, rtol=0)
 
 
+def test_cached_gradients_need_no_more_texts_at_once_than_a_mini_batch() -> None:
+    model = Watched()
+    terms = RetrievalLoss(model, LossTerms(), mini_batch_size=4)(columns())
+    torch.stack(list(terms.values())).sum().backward()
+    # each of three columns of six texts, without a graph, then with one
+    assert model.runs == [4, 2] * 6
+
+
+def test_a_loss_that_is_only_looked_at_asks_for_no_gradient() -> None:
+    scores, model = vectors(6, 2, seed=5).detach(), Embeds()
+    plain = RetrievalLoss(model, TERMS, gates=[model.gate])
+    cached = RetrievalLoss(model, TERMS, gates=[model.gate], mini_batch_size=4)
+    expected = {name: term.detach() for name, term in plain(columns(), scores).items()}
+    with torch.no_grad():
+        found = cached(columns(), scores)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_no_part_of_the_graph_outlives_its_own_backward_pass() -> None:
+    reps = [[vectors(3, 6, seed=seed), vectors(2, 6, seed=seed + 1)] for seed in (1, 3)]
+    loss = RetrievalLoss(Embeds(), LossTerms(), mini_batch_size=3)
+    assert loss.calculate_loss(reps).requires_grad
+    assert reps[0][0].grad is None
+    assert not loss.calculate_loss(reps, with_backward=True).requires_grad
+    assert reps[0][0].grad is not None
+
+
+def embedded(model: Embeds) -> list[torch.Tensor]:
+    return [model(column)["sentence_embedding"] for column in columns()]
+
+
+def test_each_term_is_what_it_says_times_its_weight() -> None:
+    scores, model = vectors(6, 2, seed=5).detach(), Embeds()
+    queries, *documents = embedded(model)
+    terms = LossTerms(
+        temperature=0.1, teacher_weight=0.7, teacher_temperature=0.3, gate_weight=0.01, beta=2.0
+    )
+    found = RetrievalLoss(model, terms, gates=[model.gate])(columns(), scores)
+    expected = {
+        "info_nce": info_nce_by_hand(queries, documents, 0.1),
+        "teacher": 0.7 * divergence_by_hand(queries, documents, scores, 0.1, 0.3),
+        "gates": 0.01 * torch.sigmoid(2.0 * model.gate.relu()).sum(),
+    }
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_what_is_not_set_is_the_papers_loss_of_queries_and_documents_alone() -> None:
+    scores, model = vectors(6, 2, seed=5).detach(), Embeds()
+    queries, *documents = embedded(model)
+    for labels in (None, scores):
+        found = RetrievalLoss(model, LossTerms())(columns(), labels)
+        expected = {"info_nce": info_nce_by_hand(queries, documents, 0.02)}
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    gated = RetrievalLoss(model, LossTerms(), gates=[model.gate])(columns())
+    assert float(gated["gates"].detach()) == 0
+    weighted = LossTerms(teacher_weight=1.0, gate_weight=1.0)
+    found = RetrievalLoss(model, weighted, gates=[model.gate])(columns(), scores)
+    divergence = divergence_by_hand(queries, documents, scores, 0.02, 1.0)
+    torch.testing.assert_close(found["teacher"], divergence, atol=1e-6, rtol=0)
+    surrogate = torch.sigmoid(5.0 * model.gate).sum()
+    torch.testing.assert_close(found["gates"], surrogate, atol=1e-12, rtol=0)
+
+
+def test_terms_are_named_and_checked_and_stay_as_they_are() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        LossTerms(0.02)  # type: ignore[misc]
+    with pytest.raises(ValueError, match="temperature"):
+        LossTerms(temperature="hot")  # type: ignore[arg-type]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LossTerms().beta = 1.0  # type: ignore[misc]
+
+
 def test_scores_that_are_missing_are_named() -> None:
     model = Embeds()
     with pytest.raises(ValueError, match="carry no scores"):
@@ -156,6 +252,32 @@ def test_similarities_may_come_from_a_teacher_of_another_dimension() -> None:
     model, (column,) = Embeds(), columns(1)
     loss = DistillationLoss(model, "similarities")([column], torch.randn(6, 11))
     assert float(loss["similarities"].detach()) > 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_similarities_are_followed_by_their_squares_over_pairs_of_texts(dtype) -> None:
+    model, (column,) = Embeds(), columns(1, batch=5)
+    teacher = torch.randn(5, 11, generator=torch.Generator().manual_seed(4)).to(dtype)
+    loss = DistillationLoss(model, "similarities")([column], teacher)["similarities"]
+    ours, theirs = unit(model(column)["sentence_embedding"]), unit(teacher.double())
+    squares = [
+        (ours[i] @ ours[j] - theirs[i] @ theirs[j]) ** 2
+        for i in range(5)
+        for j in range(5)
+        if i != j
+    ]
+    torch.testing.assert_close(loss.double(), torch.stack(squares).mean(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["fp64", "bf16"])
+def test_distances_are_means_over_texts_and_not_over_dimensions(dtype) -> None:
+    model, (column,) = Embeds(), columns(1, batch=4)
+    teacher = torch.randn(4, 6, generator=torch.Generator().manual_seed(4)).to(dtype)
+    loss = DistillationLoss(model, "vectors")([column], teacher)["vectors"]
+    ours, theirs = unit(model(column)["sentence_embedding"]), unit(teacher.double())
+    expected = (ours - theirs).square().sum() / 4
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, atol=1e-6, rtol=0)
 
 
 def test_vectors_are_followed_by_the_squared_distance_of_unit_vectors() -> None:
