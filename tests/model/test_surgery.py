@@ -10,6 +10,8 @@ from tiny import tiny_model
 
 from effir_integrations.model.families import find
 from effir_integrations.model.surgery import (
+    check_layers,
+    check_some_attention_left,
     drop_attention,
     drop_mlp,
     dropped_attention,
@@ -171,3 +173,86 @@ def test_neurons_that_do_not_fit_are_refused(neurons):
     model = tiny_model("qwen3")
     with pytest.raises(ValueError, match="must be ascending indices below its 48 neurons"):
         keep_neurons(model, find(model.config), {1: torch.tensor(neurons, dtype=torch.int64)})
+
+
+KINDS = ["bert", "gemma2", "gpt2", "llama", "phi3"]
+"""One family of each structure: biases, norms behind branches, Conv1D, gated, fused gates."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sliced_projections_are_parts_of_the_old_ones_and_train_as_they_did(kind):
+    model = tiny_model(kind).bfloat16()
+    architecture = find(model.config)
+    layer = model_layers(model, architecture)[0]
+    layer.get_submodule(architecture.mlp_inputs[0]).weight.requires_grad_(False)
+    before = copy.deepcopy(layer)
+    keep_neurons(model, architecture, {0: KEPT})
+    for path in (*architecture.mlp_inputs, architecture.mlp_output):
+        old, new = before.get_submodule(path), layer.get_submodule(path)
+        assert type(new) is type(old)
+        assert new.weight.dtype == torch.bfloat16
+        assert new.weight.requires_grad == (path != architecture.mlp_inputs[0])
+        assert new.weight.is_leaf
+        assert (new.bias is None) == (old.bias is None)
+    old, new = (x.get_submodule(architecture.mlp_output) for x in (before, layer))
+    dim = 1 if isinstance(old, torch.nn.Linear) else 0
+    assert torch.equal(new.weight, old.weight.index_select(dim, KEPT))
+    if old.bias is not None:
+        assert torch.equal(new.bias, old.bias)
+        assert new.bias.is_leaf and new.bias.requires_grad
+
+
+def test_slicing_every_neuron_copies_the_weights():
+    model = tiny_model("bert")
+    architecture = find(model.config)
+    output = model_layers(model, architecture)[0].get_submodule(architecture.mlp_output)
+    keep_neurons(model, architecture, {0: torch.arange(48)})
+    sliced = model_layers(model, architecture)[0].get_submodule(architecture.mlp_output)
+    assert sliced.bias.data_ptr() != output.bias.data_ptr()
+    assert torch.equal(sliced.bias, output.bias)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neurons_are_sliced_on_the_meta_device(kind):
+    with torch.device("meta"):
+        model = tiny_model_on_meta(kind)
+    keep_neurons(model, find(model.config), {1: KEPT})
+    assert mlp_widths(model, find(model.config)) == [48, 5, 48, 48]
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+def test_neurons_of_a_dropped_mlp_are_refused():
+    model = tiny_model("llama")
+    architecture = find(model.config)
+    drop_mlp(model, architecture, [2])
+    with pytest.raises(ValueError, match="layer 2 has no MLP: it was dropped before"):
+        keep_neurons(model, architecture, {2: KEPT})
+
+
+def test_layers_may_be_named_in_any_order():
+    assert check_layers([3, 0, 1], [0, 1, 3], 4, "MLP") == [0, 1, 3]
+    assert check_layers([], [], 4, "MLP") == []
+    with pytest.raises(ValueError, match="layer 2 has no MLP"):
+        check_layers([3, 2], [0, 1, 3], 4, "MLP")
+    with pytest.raises(ValueError, match="layer 1 is named twice for MLP"):
+        check_layers([1, 3, 1], [0, 1, 3], 4, "MLP")
+    with pytest.raises(ValueError, match="layer 4 is out of range"):
+        check_layers([0, 4], [0, 1, 3], 4, "MLP")
+
+
+def test_one_attention_must_stay_whichever():
+    check_some_attention_left([0, 2], [0])
+    check_some_attention_left([0, 2], [2, 1])
+    with pytest.raises(ValueError, match=r"attention of layers \[0, 2\] would leave none"):
+        check_some_attention_left([0, 2], [2, 0])
+
+
+def test_attention_goes_layer_by_layer_until_one_is_left():
+    model = tiny_model("llama")
+    architecture = find(model.config)
+    drop_attention(model, architecture, [3, 0])
+    drop_attention(model, architecture, [1])
+    assert dropped_attention(model, architecture) == [0, 1, 3]
+    with pytest.raises(ValueError, match=r"layers \[2\] would leave none"):
+        drop_attention(model, architecture, [2])
+    assert dropped_attention(model, architecture) == [0, 1, 3]
