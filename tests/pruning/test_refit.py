@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from tiny import WORDS, save_bare
@@ -12,9 +14,11 @@ from effir_integrations.encoder.loading import load
 from effir_integrations.model.hooks import look, masked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
+from effir_integrations.pruning import refit
 from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.moments import Moments
-from effir_integrations.pruning.refit import Calibrator
+from effir_integrations.pruning.ranking import rank_together
+from effir_integrations.pruning.refit import Calibrator, _groups
 
 LENGTHS = (2, 5, 11)
 LAYER = 2
@@ -122,3 +126,148 @@ def test_the_mean_goes_on_top_of_the_models_own_bias(family, tmp_path):
         expected = expected + output.bias.double()
     (parts,) = made.mean_outputs({LAYER: kept}, {LAYER: means}).values()
     torch.testing.assert_close(parts["bias"].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def plan_of(made, **dropped):
+    return PruningPlan(base=BaseIdentity.of(transformer_model(made.encoder)), **dropped)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_neurons_are_ranked_on_the_stream_that_dropped_sublayers_leave(family, tmp_path):
+    made = calibrator(family, tmp_path)
+    plan, batch = plan_of(made, drop_mlp=(0,)), only_batch(made)
+    removals, means = made.rank(plan, {1: 48, 3: 48})
+    assert removals.keys() == means.keys() == {1, 3}
+    assert made.tokens == int(batch["attention_mask"].sum())
+    with masked(transformer_model(made.encoder), plan):
+        seen = look(made.encoder, made.architecture, batch, [1, 3])
+    for layer, parts in seen.items():
+        output = made.output(layer)
+        counts = made.method.count(batch, parts).double()
+        inputs = parts.activations.double()
+        mean = counts @ inputs / counts.sum()
+        torch.testing.assert_close(means[layer], mean, rtol=1e-5, atol=1e-6)
+        about = inputs if output.bias is None else inputs - mean
+        gram = (about * counts[:, None]).T @ about / counts.sum()
+        expected = rank_together(gram, output.weight.detach().double(), made.config.ridge)
+        cost = expected.cost * counts.sum()
+        torch.testing.assert_close(removals[layer].cost.sum(), cost.sum(), rtol=1e-3, atol=0)
+        assert removals[layer].order.tolist()[:8] == expected.order.tolist()[:8]
+
+
+def test_batches_and_passes_do_not_change_what_is_ranked(tmp_path, monkeypatch):
+    made = calibrator("bert", tmp_path)
+    plan, widths = plan_of(made), dict.fromkeys(range(4), 48)
+    at_once, means = made.rank(plan, widths)
+    tokens, passes = made.tokens, []
+    made.config = dataclasses.replace(made.config, batch_tokens=12)
+    assert len(list(made.batches())) > 1
+    monkeypatch.setattr(refit, "_GRAM_BYTES", 2 * 8 * 48 * 48)
+    honest = made.batches
+    monkeypatch.setattr(made, "batches", lambda: passes.append(1) or honest())
+    in_two, again = made.rank(plan, widths)
+    assert len(passes) == 2 and made.tokens == tokens
+    assert in_two.keys() == at_once.keys()
+    for layer, removal in at_once.items():
+        torch.testing.assert_close(again[layer], means[layer], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            in_two[layer].cost.sum(), removal.cost.sum(), rtol=1e-4, atol=1e-9
+        )
+
+
+@pytest.mark.parametrize(
+    ("lengths", "tokens"), [((2, 10, 30), 48), ((2, 10, 29), 47)], ids=["enough", "few"]
+)
+def test_fewer_tokens_than_neurons_are_warned_of(lengths, tokens, tmp_path, caplog):
+    made = calibrator("llama", tmp_path)
+    made.texts = tuple(" ".join(WORDS[:length]) for length in lengths)
+    made.rank(plan_of(made), {1: 48})
+    assert made.tokens == tokens
+    assert [record.getMessage() for record in caplog.records] == (
+        []
+        if tokens == 48
+        else ["47 calibration tokens are fewer than the 48 neurons of a layer; give more texts"]
+    )
+
+
+def test_gram_matrices_share_a_pass_as_far_as_they_fit(monkeypatch):
+    monkeypatch.setattr(refit, "_GRAM_BYTES", 8 * (10 * 10 + 20 * 20))
+    assert _groups({}) == []
+    assert _groups({0: 10, 1: 20}) == [[0, 1]]
+    assert _groups({0: 10, 1: 20, 3: 1}) == [[0, 1], [3]]
+    assert _groups({0: 100, 1: 200, 2: 10, 5: 10, 6: 20}) == [[0], [1], [2, 5], [6]]
+    monkeypatch.undo()
+    # four layers of a 7B model's 14,336 neurons take 6.6 GB
+    assert _groups(dict.fromkeys(range(4), 14336)) == [[0], [1], [2], [3]]
+    assert _groups(dict.fromkeys(range(4), 8192)) == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+def test_a_layer_is_refitted_behind_those_that_are_refitted_before_it(family, tmp_path):
+    made = calibrator(family, tmp_path)
+    plan = plan_of(made, drop_attention=(0,))
+    neurons = {2: torch.arange(0, 48, 2), 1: torch.arange(0, 48, 3)}
+    outputs, errors = made.refit(plan, neurons)
+    assert list(outputs) == [1, 2] and list(errors) == ["1", "2"]
+    first = made._fit(made._moments(plan, 1, neurons[1]), 1, neurons[1])
+    behind = dataclasses.replace(plan, neurons={1: neurons[1]}, outputs={1: first[0]})
+    second = made._fit(made._moments(behind, 2, neurons[2]), 2, neurons[2])
+    for layer, (parts, error) in {1: first, 2: second}.items():
+        assert errors[str(layer)] == error
+        assert outputs[layer].keys() == parts.keys()
+        assert all(torch.equal(outputs[layer][name], value) for name, value in parts.items())
+    assert made.tokens == int(only_batch(made)["attention_mask"].sum())
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+def test_a_refit_is_the_weighted_least_squares_solution_in_the_layers_own_layout(family, tmp_path):
+    made = calibrator(family, tmp_path, ridge=1e-9)
+    output, kept = made.output(LAYER), torch.arange(0, 48, 12)
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(90, 4, generator=generator), torch.randn(90, 32, generator=generator)
+    counts = torch.rand(90, generator=generator) + 0.5
+    moments = Moments(4, 32, torch.device("cpu"))
+    moments.add(x, counts, y)
+    parts, errors = made._fit(moments, LAYER, kept)
+    biased = output.bias is not None
+    assert parts.keys() == ({"weight", "bias"} if biased else {"weight"})
+    columns = torch.cat([x, torch.ones(90, 1)], dim=1) if biased else x
+    root = counts.double().sqrt()[:, None]
+    best = torch.linalg.lstsq(columns.double() * root, y.double() * root).solution
+    linear = isinstance(output, torch.nn.Linear)
+    weight = parts["weight"] if linear else parts["weight"].T
+    torch.testing.assert_close(weight.double(), best[:4].T, rtol=1e-3, atol=1e-4)
+    if biased:
+        torch.testing.assert_close(parts["bias"].double(), best[4], rtol=1e-3, atol=1e-4)
+    assert all(x.dtype == torch.float32 and x.is_contiguous() for x in parts.values())
+    mean = counts.double() @ y.double() / counts.double().sum()
+    spread = (counts.double() @ (y.double() - mean).square()).sum()
+    old = output.weight[:, kept] if linear else output.weight[kept].T
+    plain = x.double() @ old.double().T + (output.bias.double() if biased else 0)
+    for name, made_of in {"refitted": columns.double() @ best, "plain": plain}.items():
+        missed = (counts.double() @ (made_of - y.double()).square()).sum()
+        assert errors[name] == pytest.approx(float(missed / spread), rel=1e-4)
+
+
+class Astray(Moments):
+    """Moments whose fit lies far from the best."""
+
+    def fit(self, prior, *, ridge, bias):
+        return prior.double() + 100, torch.zeros(len(prior)) if bias else None
+
+
+def test_a_refit_that_is_worse_than_plain_removal_is_refused(tmp_path):
+    made = calibrator("llama", tmp_path)
+    moments = Astray(2, 32, torch.device("cpu"))
+    moments.add(torch.randn(9, 2), torch.ones(9), torch.randn(9, 32))
+    words = rf"refit of layer {LAYER} is worse than plain removal .*raise the ridge \(now "
+    with pytest.raises(RuntimeError, match=words):
+        made._fit(moments, LAYER, torch.arange(2))
+
+
+def test_targets_that_are_not_finite_are_refused(tmp_path):
+    made = calibrator("llama", tmp_path)
+    with torch.no_grad():
+        made.output(LAYER).weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match=rf"activations of layer {LAYER} are not finite"):
+        made._moments(plan_of(made), LAYER, torch.arange(4))
