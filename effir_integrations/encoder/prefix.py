@@ -40,9 +40,8 @@ def reuse_bound(config: Any) -> int:
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if not kinds <= {"full_attention", "sliding_attention"}:
         return 0
-    window: Any = getattr(config, "sliding_window", None)
-    slides = window is not None and getattr(config, "use_sliding_window", True)
-    return min(int(window) if slides else sys.maxsize, steady_length(config))
+    window: Any = getattr(config, "sliding_window", None)  # None where it is switched off
+    return min(sys.maxsize if window is None else int(window), steady_length(config))
 
 
 def steady_length(config: Any) -> int:

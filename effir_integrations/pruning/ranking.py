@@ -66,9 +66,8 @@ def rank_together(
     while len(alive):
         score = weight.square().sum(0) / inverse.diagonal()
         candidates = score.argsort(stable=True)[: _CANDIDATES * block]
-        steps, cost = _eliminate(
-            inverse[candidates][:, candidates].clone(), weight[:, candidates].clone(), block
-        )
+        # indexing by neurons copies, so what is changed there is changed nowhere else
+        steps, cost = _eliminate(inverse[candidates][:, candidates], weight[:, candidates], block)
         gone = candidates[steps]
         order.append(alive[gone])
         costs.append(cost)
@@ -82,18 +81,19 @@ def rank_together(
 def _eliminate(
     inverse: torch.Tensor, weight: torch.Tensor, steps: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Remove the cheapest neuron, again and again, and return the positions and costs."""
+    """Remove the cheapest neuron, again and again, and return the positions and costs.
+
+    Both matrices are changed in place.
+    """
     gone, costs = [], []
     left = torch.ones(len(inverse), dtype=torch.bool, device=inverse.device)
     for _ in range(min(steps, len(inverse))):
         score = weight.square().sum(0) / inverse.diagonal()
-        score[~left] = torch.inf
+        score[~left] = torch.inf  # of a removed neuron both are rounding
         cost, position = score.min(0)
         row = inverse[position] / inverse[position, position]
-        weight -= torch.outer(weight[:, position].clone(), row)
-        inverse -= torch.outer(inverse[:, position].clone(), row)
-        # what is left in the row of a removed neuron is rounding; one keeps the division defined
-        inverse[position, position] = 1.0
+        weight -= torch.outer(weight[:, position], row)
+        inverse -= torch.outer(inverse[:, position], row)
         left[position] = False
         gone.append(position)
         costs.append(cost)
@@ -147,7 +147,7 @@ def choose_widths(
                 options.append((_price(summed[layer], width, smaller), layer, smaller))
         _, layer, smaller = min(options)
         step = widths[layer] - smaller
-        if step - excess >= excess and step > excess:
+        if step - excess >= excess:  # a step would end no closer
             return widths
         widths[layer] = smaller
 

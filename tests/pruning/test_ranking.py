@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
+from effir_integrations.pruning import ranking
 from effir_integrations.pruning.moments import ridge_strength
-from effir_integrations.pruning.ranking import Removal, choose_widths, rank_alone, rank_together
+from effir_integrations.pruning.ranking import (
+    Removal,
+    _price,
+    check_widths,
+    choose_widths,
+    rank_alone,
+    rank_together,
+)
 
 RIDGE = 1e-3
 
@@ -57,6 +67,27 @@ def test_elimination_matches_refitting_from_scratch_at_every_step(seed, block):
     torch.testing.assert_close(removal.cost.cumsum(0), errors[1:], rtol=1e-6, atol=1e-9)
 
 
+def test_the_cheapest_of_all_neurons_is_among_those_that_a_block_looks_at():
+    gram, weight = correlated(neurons=24)
+    order, errors = greedy(gram, weight, ridge_strength(gram, RIDGE))
+    removal = rank_together(gram, weight, RIDGE, block=1)
+    assert removal.order.tolist() == order
+    torch.testing.assert_close(removal.cost.cumsum(0), errors[1:], rtol=1e-6, atol=1e-9)
+
+
+def test_a_block_looks_at_four_neurons_for_each_that_it_removes(monkeypatch):
+    looked, honest = [], ranking._eliminate
+
+    def watched(inverse, weight, steps):
+        looked.append((*inverse.shape, *weight.shape, steps))
+        return honest(inverse, weight, steps)
+
+    monkeypatch.setattr(ranking, "_eliminate", watched)
+    rank_together(*correlated(neurons=21), RIDGE, block=3)
+    sizes = [12, 12, 12, 12, 9, 6, 3]
+    assert looked == [(size, size, 5, size, 3) for size in sizes]
+
+
 @pytest.mark.parametrize("block", [1, 2, 5])
 def test_costs_are_exact_for_the_set_removed_whatever_the_block(block):
     gram, weight = correlated(neurons=24)
@@ -104,6 +135,17 @@ def test_ranking_alone_sorts_by_energy_and_ties_go_by_neuron():
     assert removal.kept(2).tolist() == [0, 2]
 
 
+def test_a_removal_is_made_by_name_and_stays_as_it_is():
+    order, cost = torch.arange(3), torch.ones(3)
+    with pytest.raises(TypeError, match="positional"):
+        Removal(order, cost)
+    removal = Removal(order=order, cost=cost)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        removal.cost = 2 * cost
+    assert removal == removal
+    assert removal != Removal(order=order, cost=cost)
+
+
 def removals(**costs):
     """Return {layer: Removal} from ascending costs; keywords are l0, l1, ..."""
     return {
@@ -140,3 +182,60 @@ def test_the_first_step_brings_an_odd_width_to_a_multiple():
 def test_a_total_that_the_least_widths_exceed_is_refused():
     with pytest.raises(ValueError, match=r"2 neurons in all are fewer than min_width=1 .* \(8\)"):
         choose_widths(removals(l0=[1.0] * 8, l1=[1.0] * 8), total=2, multiple_of=4, min_width=1)
+
+
+def test_more_neurons_than_there_are_leave_all():
+    given = removals(l0=[1.0] * 8, l1=[1.0] * 7)
+    for total in (15, 16, 100):
+        assert choose_widths(given, total=total, multiple_of=4, min_width=1) == {0: 8, 1: 7}
+
+
+def test_of_two_widths_that_are_equally_close_the_larger_stays():
+    given = removals(l0=[1.0] * 8)
+    widths = {
+        total: choose_widths(given, total=total, multiple_of=4, min_width=1)[0]
+        for total in (7, 6, 5, 4)
+    }
+    assert widths == {7: 8, 6: 8, 5: 4, 4: 4}
+
+
+@pytest.mark.parametrize(
+    ("multiple_of", "min_width", "least"),
+    [(1, 0, 1), (1, 1, 1), (1, 3, 3), (4, 0, 4), (4, 1, 4), (4, 4, 4), (4, 5, 8), (3, 7, 9)],
+)
+def test_the_least_width_is_the_first_multiple_that_is_allowed(multiple_of, min_width, least):
+    limits = {"multiple_of": multiple_of, "min_width": min_width}
+    assert check_widths({0: 12, 1: 12}, total=2 * least, **limits) == least
+    given = removals(l0=[1.0] * 12, l1=[1.0] * 12)
+    assert choose_widths(given, total=2 * least, **limits) == {0: least, 1: least}
+    with pytest.raises(ValueError, match=rf"in 2 layers \({2 * least}\)"):
+        check_widths({0: 12, 1: 12}, total=2 * least - 1, **limits)
+
+
+def test_a_layer_that_is_narrower_than_the_least_width_stays_as_it_is():
+    given = removals(l0=[1.0] * 3, l1=[5.0] * 12)
+    assert choose_widths(given, total=7, multiple_of=4, min_width=4) == {0: 3, 1: 4}
+    with pytest.raises(ValueError, match=r"in 2 layers \(7\)"):
+        choose_widths(given, total=6, multiple_of=4, min_width=4)
+
+
+def test_the_price_of_a_step_is_the_mean_cost_of_the_neurons_that_it_takes():
+    summed = torch.tensor([1.0, 2.0, 4.0, 5.0, 6.0]).double().cumsum(0)
+    assert _price(summed, 5, 4) == 1.0
+    assert _price(summed, 5, 3) == 1.5
+    assert _price(summed, 4, 2) == 3.0
+    assert _price(summed, 3, 1) == 4.5
+    assert _price(summed, 1, 0) == 6.0
+
+
+def test_steps_of_several_neurons_compete_by_what_each_neuron_costs():
+    # after l0's cheap quarter, its next one costs more than either of l1's
+    given = removals(l0=[1.0] * 4 + [6.0] * 8, l1=[2.0] * 4 + [5.0] * 4 + [7.0] * 4)
+    chosen = [
+        choose_widths(given, total=total, multiple_of=4, min_width=4)
+        for total in (24, 20, 16, 12, 8)
+    ]
+    assert chosen == [{0: 12, 1: 12}, {0: 8, 1: 12}, {0: 8, 1: 8}, {0: 8, 1: 4}, {0: 4, 1: 4}]
+    # one step takes ten neurons from l0, at a lower price each than the three that l1 would give
+    given = removals(l0=[2.0] * 30, l1=[3.0] * 13)
+    assert choose_widths(given, total=33, multiple_of=10, min_width=1) == {0: 20, 1: 13}
