@@ -183,11 +183,17 @@ def test_fewer_tokens_than_neurons_are_warned_of(lengths, tokens, tmp_path, capl
     made.texts = tuple(" ".join(WORDS[:length]) for length in lengths)
     made.rank(plan_of(made), {1: 48})
     assert made.tokens == tokens
-    assert [record.getMessage() for record in caplog.records] == (
-        []
-        if tokens == 48
-        else ["47 calibration tokens are fewer than the 48 neurons of a layer; give more texts"]
-    )
+    message = "47 calibration tokens are fewer than the 48 neurons of a layer; give more texts"
+    expected = [] if tokens == 48 else [("effir_integrations.pruning.refit", message)]
+    assert [(record.name, record.getMessage()) for record in caplog.records] == expected
+
+
+def test_texts_are_cut_and_batched_as_the_settings_say(tmp_path):
+    made = calibrator("llama", tmp_path, max_length=8, batch_tokens=8)
+    assert made.tokens == 0
+    sizes = [int(batch["attention_mask"].sum()) for batch in made.batches()]
+    # <s>, the words and </s>
+    assert sorted(sizes) == [2 + 2, 2 + 5, 8]
 
 
 def test_gram_matrices_share_a_pass_as_far_as_they_fit(monkeypatch):
