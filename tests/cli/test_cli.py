@@ -6,11 +6,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import transformers
@@ -154,8 +153,7 @@ def test_show_draws_the_layers(base, tmp_path):
 
 
 def test_the_module_is_the_command(base):
-    command = [sys.executable, "-m", "effir_integrations", "show", str(base), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = fresh.run(["-m", "effir_integrations", "show", base, "--json"], check=True)
     assert json.loads(done.stdout)["mlp_widths"] == [48] * 4
 
 
@@ -325,30 +323,21 @@ def test_an_interrupted_run_ends_with_one_line_and_leaves_nothing(base, tmp_path
     """The interrupt comes while the corpus of a calibration fills memory: mid-work."""
     texts = tmp_path / "many.txt"
     texts.write_text("w1 w2 w3 w4 w5 w6 w7 w8\n" * 200_000)
-    command = [sys.executable, "-m", "effir_integrations", "compress", str(base)]
-    command += [str(tmp_path / "out"), "--calibration", str(texts), "--texts", "200000"]
-    command += ["--multiple-of", "8"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(25)
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130, stderr
+    command = ["-m", "effir_integrations", "compress", base, tmp_path / "out"]
+    command += ["--calibration", texts, "--texts", 200_000, "--multiple-of", 8]
+    process = fresh.Fresh(command)
+    time.sleep(8)
+    assert process.poll() is None
+    os.kill(process.pid, signal.SIGINT)
+    status, stderr = process.wait(120), process.stderr
+    assert status == 130, stderr
     assert "Traceback" not in stderr
     assert "interrupted" in stderr
     assert sorted(path.name for path in Path(tmp_path).iterdir()) == ["many.txt"]
 
 
 def test_nothing_but_what_is_worth_saying_is_said_on_standard_error(base, tmp_path):
-    line = [
-        sys.executable,
-        "-m",
-        "effir_integrations",
-        "compress",
-        str(base),
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(
-        [*line, "--last-blocks", "1", "--json"], capture_output=True, text=True, check=True
-    )
+    line = ["-m", "effir_integrations", "compress", base, tmp_path / "out"]
+    done = fresh.run([*line, "--last-blocks", 1, "--json"], check=True)
     assert json.loads(done.stdout)["out"] == str(tmp_path / "out")
     assert done.stderr == ""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
+import fresh
 import numpy as np
 import pytest
 from tiny import save_bare
@@ -149,20 +148,14 @@ def test_interrupted_is_one_line_and_the_same_command_goes_on(model, tmp_path):
     corpus.write_text("".join(json.dumps(record) + "\n" for record in records))
     command = ["encode", str(model), "--data", str(corpus), "--out", str(out), *FP32]
     command += ["--window", "64"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "effir_integrations", *command],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = fresh.Fresh(["-m", "effir_integrations", *command])
     state = tmp_path / ".v.npy.partial" / "state.json"
     deadline = time.monotonic() + 120
     while not state.is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    os.kill(process.pid, signal.SIGINT)
+    status, errors = process.wait(60), process.stderr
+    assert status == 130, errors
     assert errors.splitlines()[-1].startswith("effir: interrupted")
     assert not out.exists()
     done = json.loads(state.read_text())["rows"]

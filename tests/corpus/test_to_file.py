@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
 import sys
 from itertools import count
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -184,13 +184,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_bytes(encoder, ending, tmp_pat
 def test_a_run_killed_before_any_step_leaves_no_half_file_and_goes_on(folder, tmp_path):
     pytest.importorskip("pyarrow")
     script = Path(__file__).with_name("kill_anywhere.py")
-    result = subprocess.run(
-        [sys.executable, script, folder, tmp_path],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    result = fresh.run([script, folder, tmp_path])
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     cases = {(x["ending"], x["force"]) for x in found}

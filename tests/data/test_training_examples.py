@@ -3,10 +3,10 @@ from __future__ import annotations
 import json
 import math
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import pytest
 from tiny import tiny_tokenizer
 
@@ -310,9 +310,7 @@ def test_the_temporary_file_goes_with_the_process(write, tmp_path):
         "import sys; from effir_integrations.data.training_examples import load_training\n"
         "print(load_training(sys.argv[1], negatives=1).dataset.cache_files[0]['filename'])"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
-    )
+    result = fresh.run(["-c", code, path], check=True)
 
     written = Path(result.stdout.strip())
     assert "effir-training-" in str(written)

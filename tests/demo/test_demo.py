@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import fresh
 import pytest
 from rich.console import Console
 from tiny import save_bare
@@ -94,9 +94,7 @@ def session(tmp_path_factory):
         pytest.skip("needs the [demo] extra")
     work = tmp_path_factory.mktemp("asked") / "indexes"
     given = json.dumps([str(mini_path()), str(work), DOCUMENTS, QUESTIONS])
-    done = subprocess.run(
-        [sys.executable, "-c", SESSION, given], capture_output=True, text=True, timeout=600
-    )
+    done = fresh.run(["-c", SESSION, given])
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout, work
 

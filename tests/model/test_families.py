@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import transformers
-from tiny import tiny_model
+from tiny import KINDS, tiny_model
 
 from effir_integrations.model.families import ARCHITECTURES, find
 
@@ -16,6 +18,12 @@ PROMISED = (
 
 def test_every_promised_family_has_a_row():
     assert sorted(ARCHITECTURES) == sorted(PROMISED)
+
+
+def test_every_row_but_for_its_names_is_that_of_one_kind():
+    rows = {name: replace(row, family="", class_prefix="") for name, row in ARCHITECTURES.items()}
+    for family, row in rows.items():
+        assert [rows[kind] for kind in KINDS].count(row) == 1, f"{family}: see KINDS in tiny.py"
 
 
 def test_every_path_of_a_row_exists_in_every_layer(family):

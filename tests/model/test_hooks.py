@@ -16,6 +16,12 @@ TEXTS = ["w1 w2 w3 w4 w5 w6 w7", "w8", "w9 w10 w11"]
 
 
 @pytest.fixture
+def family(kind):
+    """One family of each kind: hooks find their places by the row of the table alone."""
+    return kind
+
+
+@pytest.fixture
 def make(tmp_path):
     """Return a function that makes an encoder of a tiny random model, with its table row."""
 

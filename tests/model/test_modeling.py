@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 
+import fresh
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -73,23 +74,18 @@ def saved(tmp_path_factory):
     return folder, outputs
 
 
-def run(script, *arguments, check=True):
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=check,
-        timeout=300,
-    )
-
-
 @pytest.fixture(scope="module")
 def reloaded_with_package(saved):
     folder, _ = saved
     script = RELOAD.format(before="import effir_integrations", flag="", after="")
-    run(script, folder, *FAMILIES)
+    # an interpreter of its own, where Transformers is imported after the package and not before
+    subprocess.run(
+        [sys.executable, "-c", script, folder, *FAMILIES],
+        capture_output=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+    )
     return load_file(folder / "out.safetensors")
 
 
@@ -97,7 +93,7 @@ def reloaded_with_package(saved):
 def reloaded_without_package(saved):
     folder, _ = saved
     script = RELOAD.format(before=ABSENT, flag=", trust_remote_code=True", after=NOT_IMPORTED)
-    run(script, folder, *FAMILIES)
+    fresh.run(["-c", script, folder, *FAMILIES], check=True)
     return load_file(folder / "out.safetensors")
 
 
@@ -115,7 +111,7 @@ def test_a_fresh_process_without_the_package_gives_the_same_bits(
 def test_without_package_and_flag_the_folder_is_refused(family, saved):
     load = "AutoModel.from_pretrained(sys.argv[1], trust_remote_code=False)"
     script = f"import sys\n{ABSENT}\nfrom transformers import AutoModel\n{load}"
-    result = run(script, saved[0] / family, check=False)
+    result = fresh.run(["-c", script, saved[0] / family])
     assert result.returncode != 0
     assert "trust_remote_code=True" in result.stderr
 

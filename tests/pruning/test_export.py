@@ -6,10 +6,9 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -63,14 +62,7 @@ model = SentenceTransformer(sys.argv[1], device="cpu"{flag})
 np.save(sys.argv[2], model.encode(json.loads(sys.argv[3])))
 """
     out = tmp_path / "vectors.npy"
-    result = subprocess.run(
-        [sys.executable, "-c", script, folder, out, json.dumps(TEXTS)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        timeout=300,
-        check=False,
-    )
+    result = fresh.run(["-c", script, folder, out, json.dumps(TEXTS)])
     return result, (np.load(out) if out.is_file() else None)
 
 
@@ -347,12 +339,7 @@ plan = PruningPlan(base=BaseIdentity.of(encoder[0].model, "x"), drop_mlp=(1,))
 module.write_model_card = lambda *args: os.kill(os.getpid(), 9)
 export(encoder, plan, sys.argv[2])
 """
-    killed = subprocess.run(
-        [sys.executable, "-c", script, tmp_path / "base", tmp_path / "out"],
-        check=False,
-        timeout=300,
-        capture_output=True,
-    )
+    killed = fresh.run(["-c", script, tmp_path / "base", tmp_path / "out"])
     assert killed.returncode == -9
     assert not (tmp_path / "out").exists()
 

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 from random_encoders import ModelChoices, shown, write_folder
@@ -86,14 +85,7 @@ def test_without_the_package_the_vectors_are_the_same(
     folders: Callable[[int], list[Path]],
 ) -> None:
     made = [folder for number in BASES for folder in _whole(folders, number)]
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, json.dumps(TEXTS)],
-        input="\n".join(map(str, made)),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    done = fresh.run(["-c", ELSEWHERE, json.dumps(TEXTS)], given="\n".join(map(str, made)))
     assert done.returncode == 0, done.stderr
     for folder in made:
         here = SentenceTransformer(str(folder), device="cpu", model_kwargs={"dtype": "auto"})

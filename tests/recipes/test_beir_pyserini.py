@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import fresh
 import pytest
 
 pytest.importorskip("pyserini")
@@ -42,13 +43,8 @@ def ran(tmp_path_factory, recipe_model, recipe_data):
     environment = {name: value for name, value in os.environ.items() if name not in gone}
     environment["PATH"] = "/nowhere"
     line = ["--model", str(recipe_model), "--data", str(recipe_data), "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-c", TWICE, str(RECIPES / "beir_pyserini.py"), *line]
-        + ["--precision", "fp32", "--max-length", "32", "--json"],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    line += ["--precision", "fp32", "--max-length", "32", "--json"]
+    done = fresh.run(["-c", TWICE, RECIPES / "beir_pyserini.py", *line], env=environment)
     assert done.returncode == 0, done.stderr[-4000:]
     decoder, text = json.JSONDecoder(), done.stdout
     first, end = decoder.raw_decode(text)

@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import fresh
 import pytest
 from common import recipe_parser, run_recipe
 from scripts import RECIPES, recipe_module
@@ -121,9 +122,7 @@ def test_bad_input_is_one_plain_line(recipe_model, recipe_data, tmp_path, capsys
 
 def test_the_script_explains_itself():
     script = RECIPES / "beir_sentence_transformers.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--help"], capture_output=True, text=True, check=True
-    )
+    done = fresh.run([script, "--help"], check=True)
     assert "pip install" in done.stdout
     assert "--model" in done.stdout
 

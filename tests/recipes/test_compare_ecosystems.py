@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import fresh
 import pytest
 from scripts import RECIPES, recipe_module
 
@@ -58,11 +59,7 @@ def test_a_search_without_a_model_is_shown_once(recipe_model, recipe_data):
 def test_a_recipe_that_fails_ends_it_with_one_line(recipe_data, tmp_path):
     script = RECIPES / "compare_ecosystems.py"
     line = ["--model", "no/such/model", "--data", str(recipe_data), "--out", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, str(script), *line, "--ecosystems", "sentence_transformers"],
-        capture_output=True,
-        text=True,
-    )
+    done = fresh.run([script, *line, "--ecosystems", "sentence_transformers"])
     assert done.returncode == 3
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("effir: beir_sentence_transformers.py ended with code 2")

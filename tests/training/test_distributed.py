@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -21,14 +24,35 @@ SCRIPT = Path(__file__).with_name("two_processes.py")
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
-def run(*arguments: object) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, check=False, env=environment
-    )
+def one_process(*line: object) -> None:
+    done = fresh.run(line)
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+
+
+def two_processes(*line: object) -> None:
+    """Tell two processes what a launcher tells them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    ranks = []
+    for rank in ("0", "1"):
+        own = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+        ranks.append(fresh.Fresh(line, env={**os.environ, **shared, **own}))
+    assert [process.wait(300) for process in ranks] == [0, 0], ranks[0].stderr[-3000:]
+
+
+def launched(*line: object) -> None:
+    """Let torchrun start two processes."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])}
+    command = [sys.executable, *TORCHRUN, *map(str, line)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+in_two = pytest.mark.parametrize(
+    "in_two", [two_processes, pytest.param(launched, marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,12 +73,13 @@ def train(tmp_path_factory) -> Path:
     return path
 
 
+@in_two
 @pytest.mark.parametrize("mini_batch_size", [0, 3])
 def test_gradients_of_two_processes_equal_those_of_one(
-    base: Path, tmp_path: Path, mini_batch_size: int
+    base: Path, tmp_path: Path, mini_batch_size: int, in_two: Callable[..., None]
 ) -> None:
-    run(SCRIPT, base, tmp_path / "one", mini_batch_size)
-    run(*TORCHRUN, SCRIPT, base, tmp_path / "two", mini_batch_size)
+    one_process(SCRIPT, base, tmp_path / "one", mini_batch_size)
+    in_two(SCRIPT, base, tmp_path / "two", mini_batch_size)
     one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
     assert one.keys() == two.keys() and len(one) > 40
     for name, expected in one.items():
@@ -63,15 +88,15 @@ def test_gradients_of_two_processes_equal_those_of_one(
     assert max(gradient.abs().max() for name, gradient in one.items()) > 0.01
 
 
+@in_two
 def test_a_launched_run_ends_where_a_single_process_does(
-    base: Path, train: Path, tmp_path: Path
+    base: Path, train: Path, tmp_path: Path, in_two: Callable[..., None]
 ) -> None:
     settings = ["--train", train, "--negatives", 2, "--batch-size", 8, "--steps", 6, "--rank", 4]
     settings += ["--learning-rate", 1e-2, "--precision", "fp32", "--quiet"]
-    launch = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m")
-    verb = ("effir_integrations.cli", "finetune", base)
-    run("-m", *verb, tmp_path / "one", *settings)
-    run(*launch, *verb, tmp_path / "two", *settings)
+    verb = ("-m", "effir_integrations.cli", "finetune", base)
+    one_process(*verb, tmp_path / "one", *settings)
+    in_two(*verb, tmp_path / "two", *settings)
     texts = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9", "w10"]
     one, two = (
         SentenceTransformer(str(tmp_path / name)).encode(texts, convert_to_tensor=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import fresh
 import pytest
 import torch
 from examples import examples, tiny_encoder
@@ -52,59 +53,50 @@ def results(folder: Path) -> dict[str, str]:
     return found
 
 
-@pytest.fixture
-def server():
-    """A process that has imported everything and forks: killing its children costs no imports."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return context
-
-
 def is_like(found: dict[str, str], expected: dict[str, str]) -> None:
     different = {name for name in {*found, *expected} if found.get(name) != expected.get(name)}
     assert not different, f"{different} differ from an unbroken run's"
 
 
-def test_runs_killed_at_twenty_moments_end_as_an_unbroken_one(server, tmp_path: Path) -> None:
-    warm = server.Process(target=torch.get_num_threads)
-    warm.start()
-    warm.join()
+FEW = [0.15, 0.45, 0.3, 0.75, 0.9]
+"""Shares of an unbroken run's time: in either stage, and before, at and after a checkpoint."""
+MANY = [random.Random(number).uniform(0.1, 1.0) for number in range(20)]
 
+
+@pytest.mark.parametrize(
+    "moments", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_runs_killed_at_any_moment_end_as_an_unbroken_one(
+    moments: list[float], tmp_path: Path
+) -> None:
     # one base for all runs: its path is in every history
-    def fresh() -> Path:
+    def new() -> Path:
         folder = tmp_path / "work"
         if folder.exists():
             folder.rename(tmp_path / f"done-{time.monotonic_ns()}")
         save_bare("bert", folder / "base")
         return folder
 
-    folder = fresh()
+    fresh.run(["-c", ""])  # starts what forks the others
+    folder = new()
     begun = time.monotonic()
-    unbroken = server.Process(target=run_stages, args=(folder,))
-    unbroken.start()
-    unbroken.join()
+    fresh.run([__file__, folder], check=True)
     needed = time.monotonic() - begun
-    assert unbroken.exitcode == 0
     expected = results(folder)
     assert expected.keys() >= set(RESULTS)
-    generator = random.Random(0)
-    folder = fresh()
-    for _ in range(20):
-        process = server.Process(target=run_stages, args=(folder,))
-        process.start()
-        process.join(generator.uniform(0.1, 1.0) * needed)
-        if process.exitcode is None:
+    folder = new()
+    for share in moments:
+        process = fresh.Fresh([__file__, folder])
+        time.sleep(share * needed)
+        if process.poll() is None:
             process.kill()
-            process.join()
             whole = (folder / "model").exists()
             assert not whole or (folder / "model" / "effir.json").is_file()
         else:
-            assert process.exitcode == 0
+            assert process.returncode == 0, process.stderr
             is_like(results(folder), expected)
-            folder = fresh()
-    process = server.Process(target=run_stages, args=(folder,))
-    process.start()
-    process.join()
+            folder = new()
+    fresh.run([__file__, folder], check=True)
     is_like(results(folder), expected)
 
 
@@ -218,3 +210,7 @@ def test_a_run_killed_after_its_last_step_still_knows_its_losses(
     ]
     assert logs[0] == logs[1]
     assert [entry["step"] for entry in logs[0]] == [1, 8]
+
+
+if __name__ == "__main__":
+    run_stages(Path(sys.argv[1]))
