@@ -84,9 +84,9 @@ class Settings:
 SMOKE = Settings(
     vocabulary=1_000,
     teacher_sample=300,
-    distill=DistillConfig(trains="all", batch_size=16, steps=6, learning_rate=1e-3),
-    finetune=FinetuneConfig(trains="all", batch_size=16, steps=6, learning_rate=1e-4),
-    names=FinetuneConfig(trains="all", batch_size=16, steps=6, learning_rate=1e-4),
+    distill=DistillConfig(trains="all", batch_size=4, steps=2, learning_rate=1e-3),
+    finetune=FinetuneConfig(trains="all", batch_size=4, steps=2, learning_rate=1e-4),
+    names=FinetuneConfig(trains="all", batch_size=4, steps=2, learning_rate=1e-4),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 from effir_integrations.demo.docstrings import build_docstring_corpus
@@ -12,7 +13,9 @@ from .mixture import NAME_PAIRS, write_mixture, write_pairs
 from .texts import corpus_pairs, named
 
 PACKAGE = "torch"
-PAIRS = 400
+PAIRS = 160
+CHARACTERS = 300
+"""Of a document: its first sentences."""
 
 
 def gather_smoke(out: Path) -> None:
@@ -24,7 +27,10 @@ def gather_smoke(out: Path) -> None:
         corpus = build_docstring_corpus(
             folder / "docstrings", library=Path(found.origin).parent / "nn"
         )
-        pairs = list(corpus_pairs(corpus, set(), limit=PAIRS))
+        pairs = [
+            replace(pair, document=pair.document[:CHARACTERS].rstrip())
+            for pair in corpus_pairs(corpus, set(), limit=PAIRS)
+        ]
         write_mixture(
             folder,
             queries=[pair.query for pair in pairs],

@@ -6,12 +6,13 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 from tiny import WORDS, save_bare
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds actors in
 TEXTS = 2_000
 # some 60 shards, so that there is work left when something is killed after the first
 CONFIG = ClusterConfig(actors=2, shard_bytes=4_000, window=16)
+ONE_ACTOR = replace(CONFIG, actors=1)
 DRIVER = """
 import sys
 from effir_integrations.corpus.on_ray import ClusterConfig, encode_on_ray
@@ -142,7 +144,7 @@ def test_an_actor_that_is_killed_changes_nothing(cluster, model, corpus, expecte
     assert_same_vectors(out, expected)
     assert len(list(out.iterdir())) == result.shards + 1
 
-    again = encode_on_ray(model, corpus, str(out), config=CONFIG)
+    again = encode_on_ray(model, corpus, str(out), config=ONE_ACTOR)
     assert (again.texts, again.found) == (TEXTS, result.shards)
     with pytest.raises(ValueError, match="role was 'document', is 'query'"):
         encode_on_ray(
@@ -152,13 +154,12 @@ def test_an_actor_that_is_killed_changes_nothing(cluster, model, corpus, expecte
 
 def test_a_killed_driver_is_gone_on_from(cluster, model, corpus, expected, tmp_path):
     out = tmp_path / "out"
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(model), corpus, str(out)])
+    driver = fresh.Fresh(["-c", DRIVER, model, corpus, out])
     try:
         wait_for_shards(out, 3)
     finally:
         actors = actors_below(driver.pid)
         driver.kill()
-        driver.wait()
     # the cluster that it had started ends with it
     limit = time.monotonic() + 200
     while any(Path(f"/proc/{actor}").exists() for actor in actors):
@@ -166,7 +167,7 @@ def test_a_killed_driver_is_gone_on_from(cluster, model, corpus, expected, tmp_p
         time.sleep(0.1)
     before = {path: path.stat().st_mtime_ns for path in shards(out)}
 
-    result = encode_on_ray(model, corpus, str(out), config=CONFIG)
+    result = encode_on_ray(model, corpus, str(out), config=ONE_ACTOR)
 
     assert actors and result.found == len(before) < result.shards
     assert {path: path.stat().st_mtime_ns for path in before} == before

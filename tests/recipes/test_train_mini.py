@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,10 @@ def test_smoke_goes_from_text_to_a_folder_that_loads_anywhere(smoke: Path) -> No
 
 def test_a_second_run_trains_nothing_and_gives_the_same_weights(smoke: Path) -> None:
     before = (smoke / "effir-mini" / "model.safetensors").read_bytes()
-    log = (smoke / "train.log").read_text().count("step 6 of 6")
+    log = (smoke / "train.log").read_text().count("step 2 of 2")
     RECIPE.main(["--work", str(smoke), "--smoke", "--quiet"])
     assert (smoke / "effir-mini" / "model.safetensors").read_bytes() == before
-    assert (smoke / "train.log").read_text().count("step 6 of 6") == log
+    assert (smoke / "train.log").read_text().count("step 2 of 2") == log
 
 
 def test_training_starts_as_the_mean_of_the_teachers_token_vectors(smoke: Path) -> None:
@@ -99,7 +100,7 @@ def test_names_are_learned_from_what_is_no_query_and_no_answer_is_in_its_own_que
     assert "shutil.copymode" not in names
     assert names["zipfile.ZipInfo.is_dir"] == "Return True if this archive member is a directory."
     copied = _tested(tmp_path, query=found[0].query)
-    assert found[0] not in list(texts.library_pairs(copied))
+    assert found[0] not in islice(texts.library_pairs(copied), 100)
 
     document = (
         "os.walk",
