@@ -1,7 +1,8 @@
 # Everything runs in .venv, which is made anew only when pyproject.toml or constraints.txt change.
 #
 #   make demo    compress a real decoder on real text, print the comparison table, ask the result
-#   make test    run the test suite
+#   make test    run the test suite, but for its slow tests
+#   make test-all  run all of it
 #   make check   lint, format and type checks
 #   make clean   remove the environment, the demo and all caches
 #
@@ -17,14 +18,20 @@ ARGS ?=
 # No target needs a hub, so none may fall back on one unnoticed.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test check clean
+.PHONY: demo test test-all check clean
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/effir demo $(ARGS)
 
+# Files go whole to one process, for the fixtures they share, in the order of tests/conftest.py.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-all: $(VENV)/dev.stamp
+	$(PYTEST) -m "" $(ARGS)
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

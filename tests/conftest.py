@@ -15,6 +15,24 @@ import torch
 from beir_folder import write_beir
 from tiny import FAMILIES, KINDS
 
+LONGEST = (
+    "test_on_ray",
+    "test_modeling",
+    "test_inference",
+    "test_train_mini",
+    "test_docs",
+    "test_rewrite",
+    "test_resume",
+    "test_shortcuts",
+    "test_encoder",
+)
+"""Files that are run first, so that no process is alone with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files; the others stay in their order."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
 
 @pytest.fixture(autouse=True)
 def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:

@@ -271,10 +271,11 @@ def test_a_corpus_goes_to_a_file(encoder, tmp_path):
     assert encoded.ids_path.read_text().split() == [identifier for identifier, _ in pairs]
 
 
-def test_worker_processes_give_the_same_vectors(folder):
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_worker_processes_give_the_same_vectors(folder, workers):
     encoder = load(folder, device="cpu")
     texts = [f"w{number}" for number in range(20)]
-    found = encoder.encode(texts, device=["cpu", "cpu"], chunk_size=5)
+    found = encoder.encode(texts, device=["cpu"] * workers, chunk_size=5)
     np.testing.assert_allclose(found, encoder.encode(texts), atol=1e-6)
 
 
