@@ -119,8 +119,7 @@ def evaluate(
         )
     check_drop_same_id(drop_same_id or "auto")
     check_model(model, dtype, device)
-    for package in ("faiss", "ir_measures"):
-        import_extra(package)
+    import_extra("ir_measures")
     data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
     if run_path is not None:
         check_run_ids([*data.queries, *data.documents])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from effir_integrations.extras import import_extra
 from effir_integrations.files import new_file
@@ -25,6 +26,10 @@ METRICS = ("nDCG@10", "R@100", "RR@10")
 """What `score` returns, by their names in ir-measures."""
 
 
+_SCORES = 2**26
+"""How many scores are held at once: 256 MiB of float32."""
+
+
 def search(
     document_vectors: Vectors,
     query_vectors: Vectors,
@@ -35,9 +40,9 @@ def search(
 ) -> tuple[Vectors, npt.NDArray[np.int64]]:
     """Find the `k` documents with the largest inner product for each query, exactly.
 
-    The documents pass through a flat FAISS index block by block, so a memory-mapped array is never
-    copied as a whole. Documents with the same score are ordered by position; which of them makes
-    the cut at `k` is up to FAISS, the same ones for the same input.
+    The documents pass by block by block, so a memory-mapped array is never copied as a whole.
+    Documents with the same score are ordered by position; which of them makes the cut at `k` is up
+    to torch, the same ones for the same input.
 
     Args:
         document_vectors: (documents, dimension), float32.
@@ -53,21 +58,16 @@ def search(
         ValueError: If shapes, dtypes or `k` do not fit, or a vector holds NaN or infinity.
     """
     _check_vectors(document_vectors, query_vectors, k, block_size)
-    faiss = import_extra("faiss")
-    count, dimension = document_vectors.shape
-    queries = np.ascontiguousarray(query_vectors)
+    count, queries = len(document_vectors), torch.tensor(query_vectors)
     scores = np.empty((len(queries), 0), dtype=np.float32)
     positions = np.empty((len(queries), 0), dtype=np.int64)
-    index = faiss.IndexFlatIP(dimension)
     with progress_bar(
         total=count, desc="Searching", unit="document", shown=show_progress
     ) as progress:
         for start in range(0, count, block_size):
-            block = np.ascontiguousarray(document_vectors[start : start + block_size])
+            block = np.array(document_vectors[start : start + block_size])
             _check_finite(block, "document", start)
-            index.reset()
-            index.add(block)
-            found, where = index.search(queries, min(k, len(block)))
+            found, where = _best(queries, block, min(k, len(block)))
             scores = np.concatenate([scores, found], axis=1)
             positions = np.concatenate([positions, where + start], axis=1)
             best = np.lexsort((positions, -scores), axis=1)[:, :k]
@@ -75,6 +75,15 @@ def search(
             positions = np.take_along_axis(positions, best, axis=1)
             progress.update(len(block))
     return scores, positions
+
+
+def _best(queries: torch.Tensor, block: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
+    # `sentence_transformers.util.semantic_search` does the same and makes a dict of every hit
+    documents = torch.from_numpy(block).T
+    parts = queries.split(max(1, _SCORES // len(block)))
+    found = [torch.topk(part @ documents, k) for part in parts]
+    scores = torch.cat([best.values for best in found])
+    return scores.numpy(), torch.cat([best.indices for best in found]).numpy()
 
 
 def _check_vectors(documents: Vectors, queries: Vectors, k: int, block_size: int) -> None:

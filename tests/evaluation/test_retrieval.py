@@ -39,6 +39,16 @@ def test_equal_documents_are_found_by_ascending_position(block_size: int):
     assert positions.tolist() == [[15, 3, 9, 17]]
 
 
+@pytest.mark.filterwarnings("error")
+def test_search_takes_a_file_of_vectors_that_is_not_writable(tmp_path: Path):
+    np.save(tmp_path / "v.npy", random_vectors(9))
+    vectors = np.load(tmp_path / "v.npy", mmap_mode="r")
+
+    _, positions = search(vectors, vectors[2:4], 1, block_size=4)
+
+    assert positions.tolist() == [[2], [3]]
+
+
 def test_search_returns_every_document_if_there_are_fewer_than_k():
     _, positions = search(random_vectors(3), random_vectors(2), 100)
 
@@ -77,10 +87,10 @@ def test_search_refuses_vectors_that_do_not_fit(documents, queries, k: int, mess
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
 
     with pytest.raises(ImportError, match=r'pip install "effir-integrations\[eval\]"'):
-        search(random_vectors(3), random_vectors(2))
+        score({"q": {"d": 1}}, {"q": {"d": 1.0}})
 
 
 def test_a_query_does_not_find_itself_where_that_is_dropped_and_still_gets_k_documents():
