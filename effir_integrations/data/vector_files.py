@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 ENDINGS = (".npy", ".parquet", ".jsonl")
 NPY_HEADER_BYTES = 128
+"""Of any `npy_header`."""
 DTYPE = np.dtype("<f4")
-_NPY_PREFIX = b"\x93NUMPY\x01\x00"
 
 
 def check_ending(out: Path) -> None:
@@ -71,10 +72,12 @@ def check_id(identifier: str, where: str, *, line_break: str | None = None) -> N
 
 def npy_header(rows: int, dimension: int) -> bytes:
     """Return the header of a .npy file of float32, of the same length whatever the sizes."""
-    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {dimension}), }}"
-    length = NPY_HEADER_BYTES - len(_NPY_PREFIX) - 2
-    padded = text.ljust(length - 1).encode("ascii") + b"\n"
-    return _NPY_PREFIX + length.to_bytes(2, "little") + padded
+    stream = io.BytesIO()
+    # NumPy leaves room for the rows to grow
+    np.lib.format.write_array_header_1_0(
+        stream, {"descr": "<f4", "fortran_order": False, "shape": (rows, dimension)}
+    )
+    return stream.getvalue()
 
 
 def write_ids(path: Path, blocks: Iterable[Sequence[str]]) -> None:

@@ -95,7 +95,10 @@ def is_ours(card: str | None) -> bool:
 
 
 def _metadata(card: str) -> tuple[dict[str, Any], str]:
-    """Split a card into its metadata and what follows; bad metadata counts as none."""
+    """Split a card into its metadata and what follows; bad metadata counts as none.
+
+    `huggingface_hub.ModelCard` raises where metadata is bad, and warns where there is none.
+    """
     lines = card.replace("\r\n", "\n").removeprefix("\ufeff")
     block, closed, body = lines.removeprefix("---\n").partition("\n---\n")
     if not lines.startswith("---\n") or not closed:
