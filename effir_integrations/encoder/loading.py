@@ -18,7 +18,7 @@ from .precision import loading_options, quantise
 from .prefix import steady_length
 from .shapes import LENGTHS, Shapes
 from .shortcuts import sees_left_only
-from .sources import config_place, find_source, read_config, transformer_folder
+from .sources import config_place, find_source, hub_commit, read_config, transformer_folder
 from .tokenization import check_length, prepare_tokenizer, token_limit
 from .transformer import CheckedTransformer
 
@@ -88,6 +88,9 @@ def load(
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
     encoder = _encoder(name, pooling, model_kwargs, shared, device=device, prompts=prompts)
+    config: Any = transformer_model(encoder).config
+    # Transformers 5.23 no longer writes it down; a merged adapter has written its own
+    config._commit_hash = getattr(config, "_commit_hash", None) or hub_commit(name, revision)
     if max_length is not None:
         token_limit(encoder, max_length)
         encoder.max_seq_length = max_length

@@ -33,7 +33,7 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
         FileNotFoundError: There is no such model, here or on the hub, or a weight file is missing.
         ValueError: A weight file is damaged.
     """
-    from .sources import config_place, find_source, read_config
+    from .sources import config_place, find_source, hub_commit, read_config
 
     folder = Path(find_source(model))
     config = None if folder.is_dir() else read_config(str(model), revision=revision)
@@ -43,7 +43,7 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
         with blamed_on_base(adapter):
             base = f" on {identify_files(adapter.base, adapter.base_revision).identity}"
     if config is not None:
-        commit = adapter.commit if adapter else getattr(config, "_commit_hash", None)
+        commit = adapter.commit if adapter else hub_commit(str(folder), revision)
         commit = commit or revision
         return ModelFiles(name=str(model), identity=f"{model} at {commit}{base}", revision=commit)
     digest = hashlib.sha256()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
+from transformers.utils.hub import extract_commit_hash
 
 from ..model.config_file import blamed_on_config, check_folder
 from ..model.families import find
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..model.families import Architecture
 
 
+_MARKS = ("config.json", "modules.json", ADAPTER)
+"""A folder of a model holds one of these."""
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -74,6 +77,16 @@ def config_place(source: str) -> Path | str:
     return transformer_folder(Path(source)) if Path(source).is_dir() else source
 
 
+def hub_commit(source: str, revision: str | None = None) -> str | None:
+    """Return the commit of a model on the hub that is kept here; None of a folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(source).is_dir():
+        return None
+    files = (try_to_load_from_cache(source, mark, revision=revision) for mark in _MARKS)
+    return next((extract_commit_hash(file, None) for file in files if isinstance(file, str)), None)
+
+
 def _hub_answer(name: str, error: OSError) -> str:
     """Say in half a sentence why the hub gave no config."""
     from huggingface_hub.errors import (
@@ -111,7 +124,7 @@ def find_source(model: str | Path) -> str:
                 "holds config.json, or a hub name"
             )
         return name
-    if not any((path / mark).is_file() for mark in ("config.json", "modules.json", ADAPTER)):
+    if not any((path / mark).is_file() for mark in _MARKS):
         raise FileNotFoundError(
             f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
             "Transformers model folder"

@@ -45,8 +45,8 @@ def training_order(
 
     Every epoch is a new permutation. With `keys`, no batch holds two examples of one query, nor one
     whose positive is among another's documents: it would be pushed away as a negative. Such an
-    example waits for the next batch. (`NoDuplicatesBatchSampler` of Sentence Transformers also parts
-    examples that share a negative, and draws as it goes.) With `lengths`, examples of like length
+    example waits for the next batch. (`NoDuplicatesBatchSampler` of Sentence Transformers draws as
+    it goes, and parts examples that share a negative too.) With `lengths`, examples of like length
     share a batch.
 
     Raises:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hub_cache import publish
 from lora_folder import edit, peft, write_adapter, write_stored
 from pruned_folder import TEXTS
 from safetensors.torch import load_file, save_file
@@ -314,14 +315,6 @@ def test_a_merge_that_computes_something_else_is_refused(adapter, llama, monkeyp
 def test_without_peft_it_is_named(adapter, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     refuses(ImportError, r"pip install \"effir-integrations\[train\]\"", adapter)
-
-
-def publish(folder, name, commit, cache):
-    """Lay a folder into the hub's cache as what was downloaded from there."""
-    place = cache / f"models--{name.replace('/', '--')}"
-    shutil.copytree(folder, place / "snapshots" / commit)
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text(commit)
 
 
 def test_adapters_on_the_hub_are_known_by_their_own_name_and_commit(
