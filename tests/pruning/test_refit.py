@@ -24,6 +24,13 @@ LENGTHS = (2, 5, 11)
 LAYER = 2
 
 
+@pytest.fixture(autouse=True)
+def no_gradients():
+    """Switch gradients off, as `reconstruct` does."""
+    with torch.no_grad():
+        yield
+
+
 def calibrator(family, folder, **settings):
     generator = torch.Generator().manual_seed(3)
     texts = tuple(
@@ -255,17 +262,25 @@ def test_a_refit_is_the_weighted_least_squares_solution_in_the_layers_own_layout
         assert errors[name] == pytest.approx(float(missed / spread), rel=1e-4)
 
 
-class Astray(Moments):
-    """Moments whose fit lies far from the best."""
+class Judged(Moments):
+    """Moments by which a refit errs so many times as much as plain removal."""
 
-    def fit(self, prior, *, ridge, bias):
-        return prior.double() + 100, torch.zeros(len(prior)) if bias else None
+    times = 1.0
+
+    def error(self, weight, bias):
+        return 0.5 * self.times if weight.dtype == torch.float64 else 0.5
 
 
-def test_a_refit_that_is_worse_than_plain_removal_is_refused(tmp_path):
+@pytest.mark.parametrize("times", [0.1, 1.0005, 1.002, 3.0, float("nan")])
+def test_a_refit_that_is_worse_than_plain_removal_by_more_than_rounding_is_refused(times, tmp_path):
     made = calibrator("llama", tmp_path)
-    moments = Astray(2, 32, torch.device("cpu"))
+    moments = Judged(2, 32, torch.device("cpu"))
+    moments.times = times
     moments.add(torch.randn(9, 2), torch.ones(9), torch.randn(9, 32))
+    if times < 1.001:
+        _, errors = made._fit(moments, LAYER, torch.arange(2))
+        assert errors == {"refitted": 0.5 * times, "plain": 0.5}
+        return
     words = rf"refit of layer {LAYER} is worse than plain removal .*raise the ridge \(now "
     with pytest.raises(RuntimeError, match=words):
         made._fit(moments, LAYER, torch.arange(2))
@@ -273,7 +288,6 @@ def test_a_refit_that_is_worse_than_plain_removal_is_refused(tmp_path):
 
 def test_targets_that_are_not_finite_are_refused(tmp_path):
     made = calibrator("llama", tmp_path)
-    with torch.no_grad():
-        made.output(LAYER).weight[0, 0] = float("nan")
+    made.output(LAYER).weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match=rf"activations of layer {LAYER} are not finite"):
         made._moments(plan_of(made), LAYER, torch.arange(4))
