@@ -190,6 +190,9 @@ def test_sliced_projections_are_parts_of_the_old_ones_and_train_as_they_did(kind
     for path in (*architecture.mlp_inputs, architecture.mlp_output):
         old, new = before.get_submodule(path), layer.get_submodule(path)
         assert type(new) is type(old)
+        linear = isinstance(new, torch.nn.Linear)
+        names = ("in_features", "out_features") if linear else ("nx", "nf")
+        assert tuple(getattr(new, name) for name in names) == projection_shape(new)
         assert new.weight.dtype == torch.bfloat16
         assert new.weight.requires_grad == (path != architecture.mlp_inputs[0])
         assert new.weight.is_leaf
