@@ -168,7 +168,7 @@ def test_dropping_twice_is_refused():
         drop_attention(model, architecture, [3])
 
 
-@pytest.mark.parametrize("neurons", [[], [3, 2], [2, 2], [-1, 2], [47, 48]])
+@pytest.mark.parametrize("neurons", [[], [3, 2], [2, 2], [0, 5, 3], [-1, 2], [47, 48]], ids=str)
 def test_neurons_that_do_not_fit_are_refused(neurons):
     model = tiny_model("qwen3")
     with pytest.raises(ValueError, match="must be ascending indices below its 48 neurons"):
