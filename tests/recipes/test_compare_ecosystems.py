@@ -15,19 +15,26 @@ from effir_integrations.evaluation.evaluate import evaluate
 MODULE = recipe_module("compare_ecosystems")
 
 
+NAMES = {"sentence_transformers": "Sentence Transformers", "llama_index": "LlamaIndex"}
+
+
+@pytest.mark.parametrize(
+    "ecosystems",
+    [["sentence_transformers"], pytest.param(list(NAMES), marks=pytest.mark.slow)],
+    ids=["one", "two"],
+)
 def test_recipes_run_on_every_model_and_their_figures_agree(
-    recipe_model, recipe_data, tmp_path, capfd
+    recipe_model, recipe_data, tmp_path, capfd, ecosystems
 ):
     options = ["--data", str(recipe_data), "--precision", "fp32", "--quiet"]
     models = [str(recipe_model)]
-    ecosystems = ["sentence_transformers", "llama_index"]
 
     found = MODULE.compare_ecosystems(models, ecosystems, options, tmp_path)
     rows = MODULE.unique(found)
     MODULE.check_agreement(found)
 
     expected = evaluate(load(recipe_model, precision="fp32"), recipe_data).metrics
-    assert [row.search.split(",")[0] for row in rows] == ["Sentence Transformers", "LlamaIndex"]
+    assert [row.search.split(",")[0] for row in rows] == [NAMES[name] for name in ecosystems]
     for row in rows:
         assert row.metrics == pytest.approx(expected, abs=1e-5)
 
