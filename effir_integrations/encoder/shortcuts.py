@@ -140,8 +140,8 @@ class _Probe:
         self, tried: Shortcuts, texts: list[list[int]], compared: list[list[int]]
     ) -> float:
         """Return the largest difference of a vector, relative to its length; of failures, NaN."""
-        expected = torch.cat([self._stock(tuple(ids)) for ids in compared]).float()
         try:
+            expected = torch.cat([self._stock(tuple(ids)) for ids in compared]).float()
             found = self._vectors(tried, texts).float()[-len(compared) :]
         except _FAILURES:
             return math.nan
