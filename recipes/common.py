@@ -27,7 +27,7 @@ from effir_integrations.evaluation.evaluate import (
     model_bytes,
     non_embedding_parameters,
 )
-from effir_integrations.evaluation.retrieval import Run, best, check_run_ids, score, write_run
+from effir_integrations.evaluation.retrieval import Run, best, check_run_ids, score_run, write_run
 from effir_integrations.files import new_folder, read_json, write_json
 from effir_integrations.progress import progress_bar
 
@@ -182,7 +182,7 @@ class Recipe:
             model="BM25" if lexical else self.model,
             data=self.data.name,
             split=self.data.split,
-            metrics=score(self.data.qrels, clean),
+            metrics=score_run(self.data.qrels, clean),
             documents=len(self.data.documents),
             queries=len(self.data.queries),
             documents_per_second=documents_per_second,

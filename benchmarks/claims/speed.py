@@ -13,7 +13,7 @@ import torch
 from encode import ratio, three
 from encode_parts import Run, take_turns
 
-from effir_integrations.encoder.search_vectors import Kind, search_vectors
+from effir_integrations.encoder.search_vectors import Role, search_vectors
 
 from .checks import Gain, speed
 from .lab import Lab
@@ -25,9 +25,9 @@ from .variants import Quality, Variant
 
 Contender = tuple[Variant, str]
 """A variant and the precision it runs at."""
-KINDS: tuple[Kind, ...] = ("document", "query")
+KINDS: tuple[Role, ...] = ("document", "query")
 PLURALS = {"document": "documents", "query": "queries"}
-Times = dict[Contender, dict[Kind, list[float]]]
+Times = dict[Contender, dict[Role, list[float]]]
 """Seconds of every contender in every round, for documents and for queries."""
 
 
@@ -129,7 +129,7 @@ def _precisions(lab: Lab) -> tuple[list[str], list[str]]:
     return found, missing
 
 
-def _texts(lab: Lab, kind: Kind) -> list[str]:
+def _texts(lab: Lab, kind: Role) -> list[str]:
     source = lab.scifact.documents if kind == "document" else lab.scifact.queries
     texts, count = list(source.values()), lab.options.speed_texts
     # evenly spread, so that a sorted corpus is sampled fairly
@@ -165,7 +165,7 @@ def timings(lab: Lab, contenders: list[Contender]) -> Times:
     }
 
 
-def _rate(lab: Lab, kind: Kind, seconds: list[float]) -> str:
+def _rate(lab: Lab, kind: Role, seconds: list[float]) -> str:
     return three(len(_texts(lab, kind)) / statistics.median(seconds))
 
 

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from ..data.text import clean_text
+from ..encoder.call_lock import CallLock, OneThread, call_lock
 from ..encoder.encoder import role_prompt
 from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.loading import load
 from ..encoder.model_files import identify_files
 from ..encoder.precision import PRECISIONS, loading_options
-from ..encoder.search_vectors import Kind, inner_product_is_similarity, search_vectors
+from ..encoder.search_vectors import Role, inner_product_is_similarity, search_vectors
 from ..encoder.tokenization import token_limit
-from ..encoder.turns import OneThread, Turns, turns_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -71,7 +71,7 @@ class LazyEncoder:
             raise ValueError(
                 f"precision {precision!r} is not known; choose None or {', '.join(PRECISIONS)}"
             )
-        self._lock, self._worker = Turns(), OneThread("effir-encoder")
+        self._lock, self._worker = CallLock(), OneThread("effir-encoder")
         self._encoder: Any = None
         self._warned = False
         self.max_length, self.truncate_dim = max_length, truncate_dim
@@ -133,7 +133,7 @@ class LazyEncoder:
     def tokenizer(self) -> Any:
         """A copy of the tokenizer, which may be used while another thread encodes."""
         encoder = self.encoder
-        with turns_of(encoder):
+        with call_lock(encoder):
             return copy.deepcopy(encoder.tokenizer)
 
     @property
@@ -147,7 +147,7 @@ class LazyEncoder:
     def embed(
         self,
         texts: Sequence[str],
-        kind: Kind,
+        kind: Role,
         *,
         prompt: str | None = None,
         max_length: int | None = None,
@@ -171,7 +171,7 @@ class LazyEncoder:
         if not len(texts):
             return np.zeros((0, self.dimension), dtype=np.float32)
         encoder = self.encoder
-        with turns_of(encoder):
+        with call_lock(encoder):
             return search_vectors(
                 encoder,
                 texts,
@@ -232,7 +232,7 @@ class LazyEncoder:
             return 0, 0.0
         encoder = self.encoder
         # no two threads may use one tokenizer; the warning of Transformers is the caller's to word
-        with turns_of(encoder):
+        with call_lock(encoder):
             counted = encoder.tokenizer(candidates, truncation=False, verbose=False)["input_ids"]
         lengths = [len(ids) for ids in counted if len(ids) > limit]
         lost = sum(length - limit for length in lengths)

@@ -18,6 +18,7 @@ from ..data.text import clean_text
 from ..model.cards import finished_card, pull_request_text
 from ..model.weights import check_finite
 from ..progress import Progress, progress_bar
+from .call_lock import call_lock
 from .heads import run_head, widened
 from .inference import WINDOW, Inference, asks_for_vectors, finisher, is_plain, limit_of_call
 from .inputs import listed, streamed
@@ -26,7 +27,6 @@ from .prefix import depends_on_length, forget_lengths
 from .shortcuts import Shortcuts, model_state, try_shortcuts
 from .tokenization import cut_to, texts_without_tokens, token_limit
 from .transformer import CheckedTransformer
-from .turns import turns_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +138,7 @@ class Encoder(SentenceTransformer):
     ) -> Any:
         """Embed texts; what asks for more than their vectors takes the stock way."""
         self._check_request(inputs, truncate_dim)
-        with turns_of(self), torch.inference_mode():
+        with call_lock(self), torch.inference_mode():
             batch_size = kwargs.pop("batch_size")
             plain = inputs and asks_for_vectors(self, output_value, kwargs)
             shortcuts = self.find_shortcuts() if plain else Shortcuts()
@@ -176,7 +176,7 @@ class Encoder(SentenceTransformer):
 
     def start_multi_process_pool(self, target_devices: list[str] | None = None) -> Any:
         """Start worker processes as `SentenceTransformer` does, while no other thread encodes."""
-        with turns_of(self):
+        with call_lock(self):
             return super().start_multi_process_pool(target_devices)
 
     def _multi_process(
@@ -200,7 +200,7 @@ class Encoder(SentenceTransformer):
         )
         if pool is None:
             return run()
-        with turns_of(pool):
+        with call_lock(pool):
             if pool.get("_holds_results"):
                 raise RuntimeError(
                     "an earlier call on this pool was interrupted, and what its workers still "

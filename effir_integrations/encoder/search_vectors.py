@@ -12,7 +12,7 @@ from .tokenization import cut_to
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-Kind = Literal["document", "query"]
+Role = Literal["document", "query"]
 """Which prompt of the model applies."""
 
 
@@ -38,7 +38,7 @@ def search_vectors(
     model: SentenceTransformer,
     texts: Sequence[str],
     *,
-    kind: Kind,
+    kind: Role,
     batch_size: int = 32,
     prompt: str | None = None,
     truncate_dim: int | None = None,

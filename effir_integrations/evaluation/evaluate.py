@@ -14,7 +14,7 @@ from torch import nn
 from effir_integrations.data.beir import RetrievalData, check_drop_same_id, retrieval_data
 from effir_integrations.encoder.search_vectors import inner_product_is_similarity
 from effir_integrations.encoder.tokenization import token_limit
-from effir_integrations.evaluation.retrieval import check_run_ids, rank, score, write_run
+from effir_integrations.evaluation.retrieval import check_run_ids, rank, score_run, write_run
 from effir_integrations.evaluation.speed import encode_timed, query_latency
 from effir_integrations.extras import import_extra
 from effir_integrations.files import folder_bytes
@@ -207,7 +207,7 @@ def _measure(
         model=name,
         data=data.name,
         split=data.split,
-        metrics=score(data.qrels, run),
+        metrics=score_run(data.qrels, run),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=size,
         documents=len(documents),

@@ -23,7 +23,7 @@ Run = dict[str, dict[str, float]]
 """Query id -> document id -> score, the best document first."""
 
 METRICS = ("nDCG@10", "R@100", "RR@10")
-"""What `score` returns, by their names in ir-measures."""
+"""What `score_run` returns, by their names in ir-measures."""
 
 
 _SCORES = 2**26
@@ -176,7 +176,7 @@ def _ordered(query: str, scores: Mapping[str, float]) -> list[tuple[str, float]]
     return sorted(scores.items(), key=lambda item: (item[1], item[0]), reverse=True)
 
 
-def score(
+def score_run(
     qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float]:
     """Score a run: the mean of nDCG@10, R@100 and RR@10 over all judged queries.

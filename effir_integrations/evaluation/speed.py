@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from effir_integrations.encoder.search_vectors import Kind, search_vectors
+from effir_integrations.encoder.search_vectors import Role, search_vectors
 
 from ..progress import progress_bar
 
@@ -38,7 +38,7 @@ def encode_timed(
     model: SentenceTransformer,
     texts: Sequence[str],
     *,
-    kind: Kind,
+    kind: Role,
     batch_size: int = 32,
     max_length: int | None = None,
     show_progress: bool = False,

@@ -40,7 +40,7 @@ class NewOutput:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Seen:
+class Captured:
     """What one MLP did to the tokens of a batch, padding left out."""
 
     activations: torch.Tensor
@@ -55,12 +55,12 @@ class _Enough(Exception):  # noqa: N818 - it ends a forward pass early and is no
     """Raised behind the last layer that is wanted."""
 
 
-def look(
+def capture(
     encoder: SentenceTransformer,
     architecture: Architecture,
     batch: Mapping[str, torch.Tensor],
     layers: Sequence[int],
-) -> dict[int, Seen]:
+) -> dict[int, Captured]:
     """Run one batch as far as the last of `layers`, and return what their MLPs did.
 
     Raises:
@@ -87,7 +87,7 @@ def look(
                 f"the MLP of layer {layer} was not seen in the forward pass; reconstruct a model "
                 "whose layers all run and that is not compiled"
             )
-    return {layer: Seen(**parts) for layer, parts in found.items()}
+    return {layer: Captured(**parts) for layer, parts in found.items()}
 
 
 class _Watch:
@@ -136,7 +136,7 @@ class _Watch:
 
 
 @contextmanager
-def as_if(
+def pruned_forward(
     model: nn.Module,
     architecture: Architecture,
     *,
@@ -209,7 +209,7 @@ def masked(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
         )
         for layer in sorted({*plan.neurons, *plan.outputs})
     }
-    with as_if(
+    with pruned_forward(
         model,
         architecture,
         outputs=outputs,

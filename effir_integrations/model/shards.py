@@ -18,7 +18,7 @@ from ..progress import progress_bar
 from .safetensors_files import INDEX, SINGLE, StoredTensor, check_checkpoint, read_shard
 from .weights import not_finite
 
-DTYPES = {
+STORED_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -54,7 +54,7 @@ class PlannedTensor:
     @property
     def nbytes(self) -> int:
         """Length once written, in bytes."""
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * STORED_DTYPES[self.dtype].itemsize
 
     @property
     def is_copy(self) -> bool:
@@ -64,7 +64,7 @@ class PlannedTensor:
     def order(self) -> tuple[int, str, int, str]:
         """Sort wide dtypes first, so that all are aligned, then in the source's own order."""
         file, start = (str(self.source.file), self.source.start) if self.source else ("", 0)
-        return -DTYPES[self.dtype].itemsize, file, start, self.name
+        return -STORED_DTYPES[self.dtype].itemsize, file, start, self.name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -202,7 +202,7 @@ def check_file_finite(file: Path) -> None:
         ValueError: Some are, or the file is damaged.
     """
     for stored in read_shard(file):
-        if stored.dtype in DTYPES:
+        if stored.dtype in STORED_DTYPES:
             tensor = PlannedTensor(
                 name=stored.name, dtype=stored.dtype, shape=stored.shape, source=stored
             )
@@ -230,7 +230,7 @@ def _blocks(tensor: PlannedTensor) -> Iterator[np.ndarray]:
     """Yield the elements of a tensor in order, as integers of their size."""
     bits = _bits(tensor.dtype)
     if tensor.values is not None:
-        values = tensor.values.detach().to("cpu", DTYPES[tensor.dtype]).flatten()
+        values = tensor.values.detach().to("cpu", STORED_DTYPES[tensor.dtype]).flatten()
         yield values.view(torch.uint8).numpy().view(bits)
     elif tensor.source is None:
         raise RuntimeError(f"{tensor.name} has neither a source nor values")
@@ -255,7 +255,7 @@ def _read(source: StoredTensor, first: int, count: int) -> np.ndarray:
 
 
 def _bits(dtype: str) -> np.dtype:
-    return np.dtype(f"u{DTYPES[dtype].itemsize}")
+    return np.dtype(f"u{STORED_DTYPES[dtype].itemsize}")
 
 
 def _not_finite(tensor: PlannedTensor) -> ValueError:

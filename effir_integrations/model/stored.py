@@ -17,7 +17,7 @@ from .families import find
 from .identity import BaseIdentity, output_weights
 from .peft_folder import check_merged
 from .safetensors_files import StoredTensor, belongs, check_checkpoint, is_left_out
-from .shards import DTYPES
+from .shards import STORED_DTYPES
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -50,7 +50,9 @@ class StoredBase:
         config = _read_config(folder)
         stored = check_checkpoint(folder)
         if config.dtype is None:  # as when it is loaded
-            config.dtype = next((DTYPES[x.dtype] for x in stored if x.dtype in DTYPES), None)
+            config.dtype = next(
+                (STORED_DTYPES[x.dtype] for x in stored if x.dtype in STORED_DTYPES), None
+            )
         with torch.device("meta"):
             model = AutoModel.from_config(config)
         tensors = _by_class_name(stored, model, folder)
@@ -155,10 +157,10 @@ def _sort_left_out(
 
 
 def _check_tensor(name: str, tensor: StoredTensor, expected: tuple[int, ...]) -> None:
-    if tensor.dtype not in DTYPES:
+    if tensor.dtype not in STORED_DTYPES:
         raise ValueError(
             f"{name} in {tensor.file} is stored as {tensor.dtype}, which is not a plain float; "
-            f"choose a checkpoint in one of {', '.join(DTYPES)}"
+            f"choose a checkpoint in one of {', '.join(STORED_DTYPES)}"
         )
     if tensor.shape != expected:
         raise ValueError(
@@ -169,7 +171,7 @@ def _check_tensor(name: str, tensor: StoredTensor, expected: tuple[int, ...]) ->
 
 def _first_row(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
     """Read the first row, rounded as loading in the config's dtype rounds it."""
-    stored = DTYPES[tensor.dtype]
+    stored = STORED_DTYPES[tensor.dtype]
     with tensor.file.open("rb") as file:
         file.seek(tensor.start)
         content = bytearray(file.read(tensor.shape[1] * stored.itemsize))

@@ -283,7 +283,7 @@ def widen(model: nn.Module) -> dict[str, torch.dtype]:
     return dtypes
 
 
-def narrow_again(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+def restore_dtypes(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
     """Give the parameters the dtypes back that `widen` returned."""
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(dtypes[name])

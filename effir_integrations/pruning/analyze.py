@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from ..data.calibration import calibrated
+from ..encoder.call_lock import call_lock
 from ..encoder.encoder import token_batches, transformer_model
 from ..encoder.loading import loaded
 from ..encoder.tokenization import token_limit
-from ..encoder.turns import turns_of
 from ..model.apply import check_code
 from ..model.families import find
 from ..model.identity import BaseIdentity
@@ -80,7 +80,12 @@ def analyze(
         show_progress=show_progress,
     )
     # hooks see every run of the model, so nobody else may run it meanwhile
-    with turns_of(encoder), torch.inference_mode(), _evaluation_mode(transformer), meter.attached():
+    with (
+        call_lock(encoder),
+        torch.inference_mode(),
+        _evaluation_mode(transformer),
+        meter.attached(),
+    ):
         for batch in batches:
             # packed inputs and some tokenizers bring no mask: then every position is attended to
             mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()

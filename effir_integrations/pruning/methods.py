@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from ..model.hooks import Seen
+    from ..model.hooks import Captured
     from ..model.plan import PruningPlan
     from .moments import Moments
     from .ranking import Removal
@@ -29,7 +29,7 @@ class Plain:
     bias_takes_mean = False
     """Whether what neurons add on average is lost with them."""
 
-    def count(self, batch: Mapping[str, torch.Tensor], seen: Seen) -> torch.Tensor:
+    def count(self, batch: Mapping[str, torch.Tensor], seen: Captured) -> torch.Tensor:
         """Return what each token counts for, (tokens,), fp32: alike."""
         return seen.stream.new_ones(len(seen.stream)).float()
 
@@ -88,7 +88,7 @@ class Reconstruct(Plain):
 
     fits_any_neurons = True
 
-    def count(self, batch: Mapping[str, torch.Tensor], seen: Seen) -> torch.Tensor:
+    def count(self, batch: Mapping[str, torch.Tensor], seen: Captured) -> torch.Tensor:
         """Return what each token counts for, (tokens,), fp32.
 
         Every text counts alike, as each gives one vector, and an error counts in units of the

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..data.calibration import calibrated
+from ..encoder.call_lock import call_lock
 from ..encoder.encoder import transformer_model
 from ..encoder.loading import loaded
-from ..encoder.turns import turns_of
 from ..model.apply import check_code
 from ..model.hooks import evaluation_mode
 from ..model.identity import BaseIdentity
@@ -75,7 +75,7 @@ def reconstruct(
     check_plan(plan, config)
     calibrator = Calibrator(encoder, calibration, config, show_progress)
     # hooks see every run of the transformer, so nobody else may run it meanwhile
-    with turns_of(encoder), evaluation_mode(transformer):
+    with call_lock(encoder), evaluation_mode(transformer):
         neurons: dict[int, torch.Tensor]
         means: dict[int, torch.Tensor] = {}
         if config.keep_neurons is None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..encoder.encoder import token_batches, transformer_model
 from ..model.families import Architecture, find
-from ..model.hooks import look, masked, output_weight
+from ..model.hooks import capture, masked, output_weight
 from ..model.plan import PruningPlan
 from ..model.surgery import model_layers
 from ..progress import progress_bar
@@ -81,7 +81,7 @@ class Calibrator:
             self.tokens = 0
             for batch in self.batches():
                 with masked(self.model, plan):
-                    seen = look(self.encoder, self.architecture, batch, group)
+                    seen = capture(self.encoder, self.architecture, batch, group)
                 self.tokens += len(seen[group[0]].stream)
                 for layer, parts in seen.items():
                     moments[layer].add(parts.activations, self.method.count(batch, parts))
@@ -138,9 +138,9 @@ class Calibrator:
         moments = Moments(len(kept), len(output_weight(output)), output.weight.device)
         self.tokens = 0
         for batch in self.batches():
-            full = look(self.encoder, self.architecture, batch, [layer])[layer]
+            full = capture(self.encoder, self.architecture, batch, [layer])[layer]
             with masked(self.model, before):
-                seen = look(self.encoder, self.architecture, batch, [layer])[layer]
+                seen = capture(self.encoder, self.architecture, batch, [layer])[layer]
             self.tokens += len(seen.stream)
             # behind a norm, the stream's lack is not in the projection's units: its output's is
             lacks = (

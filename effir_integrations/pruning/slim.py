@@ -21,7 +21,7 @@ from ..model.families import find
 from ..model.hooks import masked
 from ..model.identity import BaseIdentity
 from ..model.plan import PruningPlan
-from ..model.surgery import mlp_widths, model_layers, narrow_again, remove_gate, widen
+from ..model.surgery import mlp_widths, model_layers, remove_gate, restore_dtypes, widen
 from ..training.launch import is_main_process, is_sharded, processes
 from ..training.lora import check_no_adapter
 from ..training.losses import LossTerms, RetrievalLoss
@@ -233,7 +233,7 @@ def _trained_base(
     dtypes: Mapping[str, torch.dtype],
 ) -> PruningPlan:
     """Write the trained weights as a model of their own, which the neurons are then taken from."""
-    narrow_again(transformer_model(encoder), dtypes)
+    restore_dtypes(transformer_model(encoder), dtypes)
     folder = work / BASE_FOLDER
     if is_main_process():
         save(encoder, with_stage(history_of(plan), record), folder, force=True)

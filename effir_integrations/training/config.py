@@ -9,7 +9,7 @@ from ..fields import check_fields
 
 NO_LOSSES = ("epoch", "grad_norm", "learning_rate")
 """What the trainer logs beside the step, the loss and its terms."""
-PRECISIONS = ("auto", "fp32", "bf16")
+TRAINING_PRECISIONS = ("auto", "fp32", "bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +64,10 @@ class TrainConfig:
             raise ValueError(f"weight_decay={self.weight_decay} must be 0 or more")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup={self.warmup} is a share of the steps; from 0 to below 1")
-        if self.precision not in PRECISIONS:
+        if self.precision not in TRAINING_PRECISIONS:
             raise ValueError(
-                f"precision={self.precision!r} is not known; choose {', '.join(PRECISIONS)}"
+                f"precision={self.precision!r} is not known; choose "
+                f"{', '.join(TRAINING_PRECISIONS)}"
             )
 
     @property

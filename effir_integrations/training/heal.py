@@ -19,7 +19,7 @@ from ..files import check_apart, check_target, claimed
 from ..files.locks import locked
 from ..model.identity import BaseIdentity
 from ..model.peft_folder import with_bases
-from ..model.surgery import narrow_again, widen
+from ..model.surgery import restore_dtypes, widen
 from .config import HealConfig
 from .launch import is_main_process, is_sharded
 from .lora import add_lora, check_no_adapter, merge_lora
@@ -154,7 +154,7 @@ def _finish(
         merge_lora(transformer_model(encoder))
         check_merged(adapted, probe(encoder), dtype)
     else:
-        narrow_again(transformer_model(encoder), dtypes)
+        restore_dtypes(transformer_model(encoder), dtypes)
     encoder.requires_grad_(True)
 
 

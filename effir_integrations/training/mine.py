@@ -15,7 +15,7 @@ from effir_integrations.encoder.encoder import role_prompt
 from effir_integrations.extras import import_extra
 from effir_integrations.files import new_file
 from effir_integrations.training.pool import Pool, read_pool
-from effir_integrations.training.search import SearchConfig, search
+from effir_integrations.training.search import SearchConfig, search_pool
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -130,7 +130,7 @@ def mine(
                 (own, query): (default if own is None else own) + query for own, query in anchors
             }
             prompts.update(query_prompt_name=None, query_prompt="")
-        found = search(
+        found = search_pool(
             encoder,
             pool,
             anchors,

@@ -28,7 +28,7 @@ def example_keys(dataset: Any) -> list[Example]:
     return keys
 
 
-WINDOW = 64
+SORTED_BATCHES = 64
 """Batches that are sorted by length together: their order stays random, their padding shrinks."""
 
 
@@ -73,8 +73,8 @@ def _by_length(
 ) -> Iterator[int]:
     generator = torch.Generator().manual_seed(seed)
     while True:
-        window = sorted(islice(examples, WINDOW * batch_size), key=lengths.__getitem__)
-        for batch in torch.randperm(WINDOW, generator=generator).tolist():
+        window = sorted(islice(examples, SORTED_BATCHES * batch_size), key=lengths.__getitem__)
+        for batch in torch.randperm(SORTED_BATCHES, generator=generator).tolist():
             yield from window[batch * batch_size : (batch + 1) * batch_size]
 
 

@@ -110,7 +110,7 @@ class _Narrated:
         return np.concatenate(blocks)
 
 
-def search(
+def search_pool(
     encoder: SentenceTransformer,
     pool: Pool,
     anchors: Mapping[tuple[str | None, str], str],

@@ -15,7 +15,7 @@ from effir_integrations.adapters.lazy_encoder import LazyEncoder
 from effir_integrations.adapters.pyserini.export import export_to_pyserini
 from effir_integrations.adapters.pyserini.record import IndexRecord
 from effir_integrations.data.beir import load_beir
-from effir_integrations.evaluation.retrieval import rank, score
+from effir_integrations.evaluation.retrieval import rank, score_run
 
 pytest.importorskip("pyserini")
 pytest.importorskip("faiss")
@@ -202,7 +202,7 @@ def test_fusion_adds_up_scaled_scores_and_keeps_ids_that_look_like_numbers(folde
 
 def test_trec_eval_agrees_with_our_scores(folder, data, seen):
     for name, printed in seen["trec_eval"].items():
-        expected = score(data.qrels, read_run(folder / "runs" / f"{name}.txt"))
+        expected = score_run(data.qrels, read_run(folder / "runs" / f"{name}.txt"))
         values = {line.split()[0]: float(line.split()[2]) for line in printed.strip().splitlines()}
         # equal scores, of equal texts, are ordered by either in its own way
         assert values["ndcg_cut_10"] == pytest.approx(expected["nDCG@10"], abs=0.02)

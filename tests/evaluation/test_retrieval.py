@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from effir_integrations.evaluation.retrieval import METRICS, rank, score, search, write_run
+from effir_integrations.evaluation.retrieval import METRICS, rank, score_run, search, write_run
 
 
 def random_vectors(rows: int, seed: int = 0) -> np.ndarray:
@@ -90,7 +90,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "ir_measures", None)
 
     with pytest.raises(ImportError, match=r'pip install "effir-integrations\[eval\]"'):
-        score({"q": {"d": 1}}, {"q": {"d": 1.0}})
+        score_run({"q": {"d": 1}}, {"q": {"d": 1.0}})
 
 
 def test_a_query_does_not_find_itself_where_that_is_dropped_and_still_gets_k_documents():
@@ -140,7 +140,7 @@ def test_scores_are_those_of_the_formulas():
     gain = 2 / math.log2(3) + 1 / math.log2(4)
     ideal = 2 / math.log2(2) + 1 / math.log2(3) + 1 / math.log2(4)
 
-    metrics = score(qrels, run)
+    metrics = score_run(qrels, run)
 
     assert tuple(metrics) == METRICS == ("nDCG@10", "R@100", "RR@10")
     assert metrics == pytest.approx({"nDCG@10": gain / ideal, "R@100": 2 / 3, "RR@10": 1 / 2})
@@ -150,7 +150,7 @@ def test_scores_are_those_of_the_formulas():
 def test_a_judged_query_without_results_counts_zero_and_others_do_not_count():
     qrels = {"q": {"a": 1}, "empty": {"a": 1}, "absent": {"a": 1}, "irrelevant": {"a": 0}}
 
-    metrics = score(qrels, {"q": {"a": 1.0}, "empty": {}, "unjudged": {"a": 1.0}})
+    metrics = score_run(qrels, {"q": {"a": 1.0}, "empty": {}, "unjudged": {"a": 1.0}})
 
     assert metrics == {"nDCG@10": 0.25, "R@100": 0.25, "RR@10": 0.25}
 
@@ -158,7 +158,7 @@ def test_a_judged_query_without_results_counts_zero_and_others_do_not_count():
 @pytest.mark.parametrize("order", [["a", "b", "c"], ["c", "b", "a"]])
 @pytest.mark.parametrize(("relevant", "position"), [("a", 3), ("b", 2), ("c", 1)])
 def test_all_metrics_break_ties_in_the_same_way(order: list[str], relevant: str, position: int):
-    metrics = score({"q": {relevant: 1}}, {"q": dict.fromkeys(order, 0.5)})
+    metrics = score_run({"q": {relevant: 1}}, {"q": dict.fromkeys(order, 0.5)})
 
     assert metrics["RR@10"] == pytest.approx(1 / position)
     assert metrics["nDCG@10"] == pytest.approx(1 / math.log2(position + 1))
@@ -167,7 +167,7 @@ def test_all_metrics_break_ties_in_the_same_way(order: list[str], relevant: str,
 def test_results_beyond_the_cut_do_not_count():
     run = {"q": {f"d{row:03}": float(-row) for row in range(120)}}
 
-    assert score({"q": {"d010": 1, "d100": 1}}, run) == {
+    assert score_run({"q": {"d010": 1, "d100": 1}}, run) == {
         "nDCG@10": 0.0,
         "R@100": 0.5,
         "RR@10": 0.0,
@@ -176,9 +176,9 @@ def test_results_beyond_the_cut_do_not_count():
 
 def test_nothing_judged_and_scores_that_are_no_numbers_are_refused():
     with pytest.raises(ValueError, match="at least one judged query"):
-        score({}, {"q": {"a": 1.0}})
+        score_run({}, {"q": {"a": 1.0}})
     with pytest.raises(ValueError, match="run of query 'q' holds a score that is NaN"):
-        score({"q": {"a": 1}}, {"q": {"a": math.nan}})
+        score_run({"q": {"a": 1}}, {"q": {"a": math.nan}})
 
 
 def test_a_written_run_is_strictly_decreasing_and_scores_the_same_when_read(tmp_path: Path):
@@ -209,7 +209,7 @@ def test_a_written_run_is_strictly_decreasing_and_scores_the_same_when_read(tmp_
         measure = ir_measures.parse_measure(name)
         read = ir_measures.read_trec_run(str(tmp_path / "new" / "run.trec"))
         assert ir_measures.calc_aggregate([measure], qrels, read)[measure] == pytest.approx(
-            score(qrels, run)[name]
+            score_run(qrels, run)[name]
         )
 
 

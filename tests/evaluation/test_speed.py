@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from effir_integrations.encoder.search_vectors import Kind
+from effir_integrations.encoder.search_vectors import Role
 from effir_integrations.evaluation import speed as speed_module
 from effir_integrations.evaluation.speed import (
     Speed,
@@ -61,7 +61,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("kind", ["query", "document"])
-def test_the_rate_is_that_of_the_call_after_the_warm_up(model_folder: Path, kind: Kind):
+def test_the_rate_is_that_of_the_call_after_the_warm_up(model_folder: Path, kind: Role):
     model = Recorded(model_folder, seconds=[7.0, 2.0])
 
     vectors, rate = encode_timed(model, TEXTS, kind=kind, batch_size=4)

@@ -19,7 +19,7 @@ from tiny import save_bare
 from effir_integrations import Encoder, evaluate, export, load
 from effir_integrations.data.beir import RetrievalData
 from effir_integrations.encoder.history import read_history
-from effir_integrations.evaluation.retrieval import score
+from effir_integrations.evaluation.retrieval import score_run
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.pruning.export import export_from_disk
@@ -155,7 +155,7 @@ def figure_of(scores, data):
         query: dict(zip(names, row.tolist(), strict=True))
         for query, row in zip(data.queries, scores, strict=True)
     }
-    return score(data.qrels, run)["nDCG@10"]
+    return score_run(data.qrels, run)["nDCG@10"]
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, {"query": PROMPTS["query"]}, {}])

@@ -9,7 +9,7 @@ from tiny import save_bare
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.loading import load
 from effir_integrations.model.families import find
-from effir_integrations.model.hooks import NewOutput, as_if, evaluation_mode, look
+from effir_integrations.model.hooks import NewOutput, capture, evaluation_mode, pruned_forward
 from effir_integrations.model.surgery import drop_attention, drop_mlp, keep_neurons, model_layers
 
 TEXTS = ["w1 w2 w3 w4 w5 w6 w7", "w8", "w9 w10 w11"]
@@ -56,7 +56,7 @@ def test_the_output_is_the_projection_of_the_activations_of_real_tokens(family, 
     encoder, row = make(family)
     batch = batch_of(encoder)
     with evaluation_mode(transformer_model(encoder)):
-        seen = look(encoder, row, batch, [1, 2])
+        seen = capture(encoder, row, batch, [1, 2])
         assert sorted(seen) == [1, 2]
         for layer, parts in seen.items():
             made = projection(encoder, row, layer)(parts.activations)
@@ -70,9 +70,9 @@ def test_the_stream_holds_the_mlp_output(family, make):
     encoder, row = make(family)
     batch = batch_of(encoder)
     with evaluation_mode(transformer_model(encoder)):
-        full = look(encoder, row, batch, [1])[1]
-        with as_if(transformer_model(encoder), row, drop_mlp=[1]):
-            without = look(encoder, row, batch, [1])[1]
+        full = capture(encoder, row, batch, [1])[1]
+        with pruned_forward(transformer_model(encoder), row, drop_mlp=[1]):
+            without = capture(encoder, row, batch, [1])[1]
     assert not bool(without.output.any())
     added = full.stream - without.stream
     if row.norms_branches:
@@ -84,8 +84,8 @@ def test_the_stream_holds_the_mlp_output(family, make):
 def test_padding_changes_nothing_that_is_seen(family, make):
     encoder, row = make(family)
     with evaluation_mode(transformer_model(encoder)):
-        alone = look(encoder, row, batch_of(encoder, TEXTS[1:2]), [2])[2]
-        padded = look(encoder, row, batch_of(encoder, [TEXTS[0], TEXTS[1]]), [2])[2]
+        alone = capture(encoder, row, batch_of(encoder, TEXTS[1:2]), [2])[2]
+        padded = capture(encoder, row, batch_of(encoder, [TEXTS[0], TEXTS[1]]), [2])[2]
     count = len(alone.stream)
     torch.testing.assert_close(padded.activations[-count:], alone.activations, rtol=1e-3, atol=1e-4)
 
@@ -96,7 +96,7 @@ def test_layers_behind_the_last_one_wanted_do_not_run(family, make):
     for index, layer in enumerate(model_layers(transformer_model(encoder), row)):
         layer.register_forward_pre_hook(lambda *_, index=index: ran.append(index))
     with evaluation_mode(transformer_model(encoder)):
-        look(encoder, row, batch_of(encoder), [1])
+        capture(encoder, row, batch_of(encoder), [1])
     assert ran == [0, 1]
 
 
@@ -108,7 +108,7 @@ def test_a_model_run_as_if_pruned_gives_what_the_pruned_model_gives(family, make
     weight = output.weight if isinstance(output, torch.nn.Linear) else output.weight.T
     new = NewOutput(neurons=kept, weight=weight.detach()[:, kept], bias=output.bias)
     before = hidden(encoder)
-    with as_if(model, row, outputs={1: new}, drop_mlp=[2], drop_attention=[3]):
+    with pruned_forward(model, row, outputs={1: new}, drop_mlp=[2], drop_attention=[3]):
         masked = hidden(encoder)
     assert torch.equal(hidden(encoder), before)
     keep_neurons(model, row, {1: kept})
@@ -121,7 +121,7 @@ def test_a_model_run_as_if_pruned_gives_what_the_pruned_model_gives(family, make
 def test_outputs_added_while_the_model_runs_as_if_take_effect(make):
     encoder, row = make("bert")
     outputs = {}
-    with as_if(transformer_model(encoder), row, outputs=outputs):
+    with pruned_forward(transformer_model(encoder), row, outputs=outputs):
         before = hidden(encoder)
         outputs[0] = NewOutput(
             neurons=torch.tensor([1]), weight=torch.ones(32, 1), bias=torch.ones(32)
@@ -135,9 +135,9 @@ def test_hooks_and_modes_are_put_back_even_after_an_error(make):
     model.train()
     model.get_submodule("layers.1").eval()
     modes, count = [x.training for x in model.modules()], hooks(model)
-    with pytest.raises(KeyError), evaluation_mode(model), as_if(model, row, drop_mlp=[0]):
+    with pytest.raises(KeyError), evaluation_mode(model), pruned_forward(model, row, drop_mlp=[0]):
         assert not any(x.training for x in model.modules())
-        look(encoder, row, batch_of(encoder), [1])
+        capture(encoder, row, batch_of(encoder), [1])
         raise KeyError
     assert [x.training for x in model.modules()] == modes
     assert hooks(model) == count
@@ -147,7 +147,7 @@ def test_a_model_that_splits_its_mlp_into_chunks_is_refused(make):
     encoder, row = make("bert", chunk_size_feed_forward=1)
     batch = batch_of(encoder, ["w1 w2", "w3 w4"])
     with pytest.raises(ValueError, match="chunk_size_feed_forward=0"):
-        look(encoder, row, batch, [1])
+        capture(encoder, row, batch, [1])
 
 
 def test_a_layer_that_does_not_run_is_reported(make):
@@ -155,4 +155,4 @@ def test_a_layer_that_does_not_run_is_reported(make):
     layer = model_layers(transformer_model(encoder), row)[1]
     layer.feed_forward_chunk = lambda hidden_states: hidden_states
     with pytest.raises(RuntimeError, match="MLP of layer 1 was not seen in the forward pass"):
-        look(encoder, row, batch_of(encoder), [1])
+        capture(encoder, row, batch_of(encoder), [1])

@@ -17,12 +17,12 @@ from effir_integrations.model.surgery import (
     gate_neurons,
     mlp_widths,
     model_layers,
-    narrow_again,
     new_projection,
     parameter_count,
     projection_shape,
     remove_gate,
     reshape,
+    restore_dtypes,
     widen,
 )
 
@@ -180,7 +180,7 @@ def test_parameters_are_widened_and_given_their_dtypes_back_bit_for_bit():
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.rotary_emb.inv_freq.dtype == torch.float64
     assert dtypes.keys() == dict(model.named_parameters()).keys()
-    narrow_again(model, dtypes)
+    restore_dtypes(model, dtypes)
     after = model.state_dict()
     assert {value.dtype for value in after.values()} == {torch.bfloat16, torch.float32}
     for name, value in before.items():

@@ -11,7 +11,7 @@ from test_refit import LAYER, calibrator, only_batch, plan_of
 from tiny import save_bare
 
 from effir_integrations.encoder.loading import load
-from effir_integrations.model.hooks import look
+from effir_integrations.model.hooks import capture
 from effir_integrations.pruning import config as settings
 from effir_integrations.pruning.config import CompressConfig, ReconstructConfig
 from effir_integrations.pruning.methods import METHODS, Plain
@@ -48,7 +48,7 @@ def test_the_help_names_each_method(config, method):
 def test_baselines_count_tokens_alike_and_rank_neurons_one_by_one(name, tmp_path):
     made = calibrator("bert", tmp_path, method=name)
     batch = only_batch(made)
-    seen = look(made.encoder, made.architecture, batch, [LAYER])[LAYER]
+    seen = capture(made.encoder, made.architecture, batch, [LAYER])[LAYER]
     assert made.method.count(batch, seen).tolist() == [1.0] * len(seen.stream)
     removals, means = made.rank(plan_of(made), {LAYER: 48})
     inputs = seen.activations.double()
@@ -63,7 +63,7 @@ def test_a_batch_without_a_mask_has_no_padding(tmp_path):
     made = calibrator("llama", tmp_path)
     made.texts = made.texts[-1:]
     batch = only_batch(made)
-    seen = look(made.encoder, made.architecture, batch, [LAYER])[LAYER]
+    seen = capture(made.encoder, made.architecture, batch, [LAYER])[LAYER]
     without = {"input_ids": batch["input_ids"]}
     assert torch.equal(made.method.count(without, seen), made.method.count(batch, seen))
 
@@ -71,6 +71,6 @@ def test_a_batch_without_a_mask_has_no_padding(tmp_path):
 def test_a_silent_stream_counts_for_much_and_not_without_end(tmp_path):
     made = calibrator("llama", tmp_path)
     batch = {"input_ids": torch.ones(1, 4, dtype=torch.long)}
-    seen = look(made.encoder, made.architecture, only_batch(made), [LAYER])[LAYER]
+    seen = capture(made.encoder, made.architecture, only_batch(made), [LAYER])[LAYER]
     silent = dataclasses.replace(seen, stream=torch.ones(4, 32))
     assert made.method.count(batch, silent).tolist() == pytest.approx([0.25e12] * 4)

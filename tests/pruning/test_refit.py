@@ -11,7 +11,7 @@ from tiny import WORDS, save_bare
 from effir_integrations.data.calibration import Calibration
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.loading import load
-from effir_integrations.model.hooks import look, masked
+from effir_integrations.model.hooks import capture, masked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.pruning import refit
@@ -57,7 +57,7 @@ def tokens_of(batch):
 def test_every_text_counts_alike_and_errors_are_in_units_of_the_stream(family, tmp_path):
     made = calibrator(family, tmp_path)
     batch = only_batch(made)
-    seen = look(made.encoder, made.architecture, batch, [LAYER])[LAYER]
+    seen = capture(made.encoder, made.architecture, batch, [LAYER])[LAYER]
     texts, lengths = tokens_of(batch)
     assert len(set(lengths.tolist())) == len(LENGTHS)
     stream = seen.stream.double()
@@ -75,9 +75,9 @@ def test_a_refit_aims_at_the_output_and_a_share_of_what_earlier_layers_lost(
     made = calibrator(family, tmp_path, correction=correction)
     model, batch, kept = transformer_model(made.encoder), only_batch(made), torch.arange(0, 48, 3)
     before = PruningPlan(base=BaseIdentity.of(model), drop_mlp=(0,))
-    full = look(made.encoder, made.architecture, batch, [LAYER])[LAYER]
+    full = capture(made.encoder, made.architecture, batch, [LAYER])[LAYER]
     with masked(model, before):
-        seen = look(made.encoder, made.architecture, batch, [LAYER])[LAYER]
+        seen = capture(made.encoder, made.architecture, batch, [LAYER])[LAYER]
     sandwich = made.architecture.norms_branches
     whole, left = (full.output, seen.output) if sandwich else (full.stream, seen.stream)
     assert (whole - left).abs().max() > 1e-3
@@ -147,7 +147,7 @@ def test_neurons_are_ranked_on_the_stream_that_dropped_sublayers_leave(family, t
     assert removals.keys() == means.keys() == {1, 3}
     assert made.tokens == int(batch["attention_mask"].sum())
     with masked(transformer_model(made.encoder), plan):
-        seen = look(made.encoder, made.architecture, batch, [1, 3])
+        seen = capture(made.encoder, made.architecture, batch, [1, 3])
     for layer, parts in seen.items():
         output = made.output(layer)
         counts = made.method.count(batch, parts).double()

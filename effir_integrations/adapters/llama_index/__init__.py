@@ -20,7 +20,7 @@ from .settings import EmbeddingSettings  # noqa: E402
 if TYPE_CHECKING:
     from llama_index.core.node_parser import SentenceSplitter
 
-    from ...encoder.search_vectors import Kind
+    from ...encoder.search_vectors import Role
 
 
 class EffirEmbedding(EmbeddingSettings):
@@ -94,7 +94,7 @@ class EffirEmbedding(EmbeddingSettings):
         """
         check_vector_store(self._encoder, store)
 
-    def _embed(self, texts: Sequence[str], kind: Kind) -> list[list[float]]:
+    def _embed(self, texts: Sequence[str], kind: Role) -> list[list[float]]:
         prompt = self.query_prompt if kind == "query" else self.document_prompt
         if kind == "document":
             advice = "split documents with the splitter() of the embedding"

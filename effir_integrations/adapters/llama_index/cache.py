@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from llama_index.core.storage.kvstore.types import BaseKVStore
 
 if TYPE_CHECKING:
-    from ...encoder.search_vectors import Kind
+    from ...encoder.search_vectors import Role
 
 DATA = "data"
 """The collection that key-value stores of LlamaIndex use where none is named."""
-_kind: ContextVar[Kind] = ContextVar("effir_kind", default="document")
+_kind: ContextVar[Role] = ContextVar("effir_kind", default="document")
 
 
 @contextmanager
-def cached_as(kind: Kind) -> Iterator[None]:
+def cached_as(kind: Role) -> Iterator[None]:
     """Let the caches of this thread or task hold vectors of `kind`: of documents, unless said."""
     token = _kind.set(kind)
     try:
@@ -37,7 +37,7 @@ class ScopedCache(BaseKVStore):
         scopes: What tells vectors of each kind from all others.
     """
 
-    def __init__(self, store: BaseKVStore, scopes: Mapping[Kind, str]) -> None:
+    def __init__(self, store: BaseKVStore, scopes: Mapping[Role, str]) -> None:
         self.store, self.scopes = store, scopes
 
     def _own(self, collection: str) -> str:

@@ -19,7 +19,7 @@ from .cache import ScopedCache
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-    from ...encoder.search_vectors import Kind
+    from ...encoder.search_vectors import Role
 
 _LOADING = ("precision", "revision", "device", "trust_remote_code")
 _CUTTING = ("max_length", "truncate_dim")
@@ -140,7 +140,7 @@ class EmbeddingSettings(BaseEmbedding, ABC):
 
     def _hold(self, encoder: LazyEncoder, fingerprint: str) -> None:
         self._encoder, self._fingerprint = encoder, fingerprint
-        scopes: dict[Kind, str] = {
+        scopes: dict[Role, str] = {
             "query": encoder.vectors_identity(query=self.query_prompt),
             "document": encoder.vectors_identity(document=self.document_prompt),
         }

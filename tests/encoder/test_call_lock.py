@@ -18,8 +18,8 @@ from tiny import save_bare
 
 from effir_integrations.adapters.lazy_encoder import LazyEncoder
 from effir_integrations.data.calibration import load_calibration
+from effir_integrations.encoder.call_lock import CallLock
 from effir_integrations.encoder.loading import load
-from effir_integrations.encoder.turns import Turns
 from effir_integrations.pruning.analyze import analyze
 from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.reconstruct import reconstruct
@@ -234,7 +234,7 @@ def test_copies_of_an_encoder_encode(tmp_path):
 
 
 def test_a_copy_of_held_turns_is_free():
-    turns = Turns()
+    turns = CallLock()
     with turns, turns:
         taken = []
         other = copy.deepcopy(turns)

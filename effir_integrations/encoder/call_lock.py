@@ -20,7 +20,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew)
 
 
-class Turns:
+class CallLock:
     """Lets threads use an encoder one after the other; its copies start unlocked.
 
     In a forked child a lock that another thread held is made again: that thread is not there to
@@ -45,7 +45,7 @@ class Turns:
         self._lock.release()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Turns, ()
+        return CallLock, ()
 
 
 class OneThread:
@@ -69,12 +69,13 @@ class OneThread:
         return OneThread, (self._name,)
 
 
-def turns_of(shared: Any) -> Turns:
-    """Return the turns that all users of an encoder or of a pool of processes take.
+def call_lock(shared: Any) -> CallLock:
+    """Return the lock under which all users of an encoder or of a pool of processes call it.
 
     Args:
-        shared: An object, or a dictionary such as a pool; its turns are kept in itself.
+        shared: An object, or a dictionary such as a pool; its lock is kept in itself.
     """
     state = shared if isinstance(shared, dict) else vars(shared)
-    turns: Turns = state.setdefault("_turns", Turns())  # one step: two threads get the same
-    return turns
+    # one step, so that two threads get the same
+    lock: CallLock = state.setdefault("_call_lock", CallLock())
+    return lock
