@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 from ..data.beir import RetrievalData, retrieval_data
 from ..data.hub import HUB_NAME
 from ..data.text import clean_text
+from ..encoder.mini import MINI
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
 
 import_extra("mteb", "mteb")
 
+import mteb  # noqa: E402
 from datasets import Dataset  # noqa: E402
+from mteb import cli  # noqa: E402
 from mteb.abstasks import AbsTaskRetrieval  # noqa: E402
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 from mteb.models import ModelMeta  # noqa: E402
@@ -236,6 +239,29 @@ def beir_task(
     return kind(data)
 
 
+def main() -> None:
+    """Run MTEB's command line, to which a model folder is a model as well.
+
+    MTEB looks models up in its own registry and on the hub alone.
+    """
+    stock = mteb.get_model
+
+    def get_model(
+        model_name: str, revision: str | None = None, device: Any = None, **options: Any
+    ) -> Any:
+        if model_name == MINI or Path(model_name).is_dir():
+            # the command line takes a number
+            place = f"cuda:{device}" if isinstance(device, int) else device
+            return mteb_model(model_name, device=place)
+        return stock(model_name, revision, device, **options)
+
+    mteb.get_model = get_model
+    try:
+        cli.main()
+    finally:
+        mteb.get_model = stock
+
+
 def _task_metadata(data: RetrievalData, languages: Sequence[str]) -> TaskMetadata:
     plain = _plain(data.name.rpartition("/")[2]) or "data"
     content = json.dumps([data.documents, data.queries, data.qrels, data.split, data.drops_same_id])
@@ -253,3 +279,7 @@ def _task_metadata(data: RetrievalData, languages: Sequence[str]) -> TaskMetadat
         main_score="ndcg_at_10",
         prompt=prompt,
     )
+
+
+if __name__ == "__main__":
+    main()

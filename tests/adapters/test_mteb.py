@@ -24,6 +24,7 @@ mteb = pytest.importorskip("mteb")
 from mteb.cache import ResultCache  # noqa: E402
 from mteb.types import PromptType  # noqa: E402
 
+from effir_integrations.adapters import mteb as adapter  # noqa: E402
 from effir_integrations.adapters.mteb import beir_task, mteb_model  # noqa: E402
 
 PROMPTS = {"query": "w50 w51 ", "document": "w52 "}
@@ -132,6 +133,30 @@ def test_what_is_judged_and_absent_counts_as_in_our_evaluation(full, data, tmp_p
     assert expected < evaluate(full, data, device="cpu").metrics["nDCG@10"]
     found = run(mteb_model(full, precision=None, device="cpu"), beir_task(folder), tmp_path)
     assert ndcg(found) == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_command_line_of_mteb_takes_a_folder(pruned, data, tmp_path, monkeypatch):
+    expected = ndcg(run(mteb_model(pruned, device="cpu"), beir_task(data), tmp_path / "python"))
+    stock, task = mteb.get_model, beir_task(data)
+    monkeypatch.setattr(mteb, "get_tasks", lambda **options: [task])  # its own lie on the hub
+    line = [
+        "run",
+        "-m",
+        pruned,
+        "-t",
+        "any",
+        "--output-folder",
+        tmp_path / "cli",
+    ]
+    monkeypatch.setattr("sys.argv", ["mteb", *map(str, line)])
+    adapter.main()
+    assert mteb.get_model is stock
+    (path,) = (tmp_path / "cli").rglob(f"{task.metadata.name}.json")
+    kept = json.loads(path.read_text())["scores"]["test"][0]["ndcg_at_10"]
+    assert kept == expected
+    monkeypatch.setattr("sys.argv", ["mteb", "run", "-m", "no/model", "-t", "any"])
+    with pytest.raises(Exception, match="no/model"):
+        adapter.main()
 
 
 def test_full_and_pruned_models_have_entries_of_their_own(full, pruned, data, tmp_path):
