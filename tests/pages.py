@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 _NOT_HERE = ("pip", "torchrun", "accelerate")
 """Commands that need a network, or processes of their own."""
-_NEEDS_MORE = ("push_to_hub", "HuggingFaceEmbedding")
+_NEEDS_MORE = ("push_to_hub", "HuggingFaceEmbedding", "adapters.mteb run")
 """What stands in blocks that need the hub, or a package that is not ours."""
 
 
