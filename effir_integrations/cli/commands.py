@@ -90,12 +90,8 @@ def run_drop(
 
     report = None
     if (Path(source) / IMPORTANCE_FILE).is_file():
-        report = ImportanceReport.load(Path(source))
-        base = report.base
-        out = out or Path(source)
-    else:
-        base = identify(source)
-    plan = drop(base, config, report)
+        report, out = ImportanceReport.load(Path(source)), out or Path(source)
+    plan = drop(source if report is None else report.base, config, report)
     if dry_run:
         return plan, report
     if out is None:

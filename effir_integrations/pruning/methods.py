@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
     from ..model.hooks import Captured
     from ..model.plan import PruningPlan
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .ranking import Removal
     from .refit import Calibrator
 
-    Repair = tuple[dict[int, dict[str, torch.Tensor]], dict[str, dict[str, float]]]
+    ByLayer = Mapping[int, Tensor]
+    Repair = tuple[dict[int, dict[str, Tensor]], dict[str, dict[str, float]]]
 
 
 class Plain:
@@ -27,15 +28,13 @@ class Plain:
     fits_any_neurons = False
     """Whether neurons that something else chose, or all of them, can be fitted."""
     bias_takes_mean = False
-    """Whether what neurons add on average is lost with them."""
+    """Whether only what neurons vary by is lost with them, since a bias takes over the rest."""
 
-    def count(self, batch: Mapping[str, torch.Tensor], seen: Captured) -> torch.Tensor:
+    def count(self, batch: Mapping[str, Tensor], seen: Captured) -> Tensor:
         """Return what each token counts for, (tokens,), fp32: alike."""
         return seen.stream.new_ones(len(seen.stream)).float()
 
-    def removal(
-        self, moments: Moments, weight: torch.Tensor, *, bias: bool, ridge: float
-    ) -> Removal:
+    def removal(self, moments: Moments, weight: Tensor, *, bias: bool, ridge: float) -> Removal:
         """Rank the neurons of one MLP.
 
         Args:
@@ -49,19 +48,13 @@ class Plain:
         gram = moments.gram(centred=self.bias_takes_mean)
         return rank_alone(gram.diagonal() * weight.square().sum(0))
 
-    def repair(
-        self,
-        calibrator: Calibrator,
-        plan: PruningPlan,
-        neurons: Mapping[int, torch.Tensor],
-        means: Mapping[int, torch.Tensor],
-    ) -> Repair:
+    def repair(self, run: Calibrator, plan: PruningPlan, kept: ByLayer, means: ByLayer) -> Repair:
         """Return new parts of the output projections by layer, and their relative errors.
 
         Args:
-            calibrator: Of the model and its texts.
+            run: Of the model over its texts.
             plan: Sublayers that are gone.
-            neurons: That stay, by layer.
+            kept: Neurons that stay, by layer.
             means: Mean activation of each neuron, by layer, where neurons were ranked.
         """
         return {}, {}
@@ -72,15 +65,9 @@ class Mean(Plain):
 
     bias_takes_mean = True
 
-    def repair(
-        self,
-        calibrator: Calibrator,
-        plan: PruningPlan,
-        neurons: Mapping[int, torch.Tensor],
-        means: Mapping[int, torch.Tensor],
-    ) -> Repair:
+    def repair(self, run: Calibrator, plan: PruningPlan, kept: ByLayer, means: ByLayer) -> Repair:
         """Return biases that hold what the removed neurons add on average."""
-        return calibrator.mean_outputs(neurons, means), {}
+        return run.mean_outputs(kept, means), {}
 
 
 class Reconstruct(Plain):
@@ -88,7 +75,7 @@ class Reconstruct(Plain):
 
     fits_any_neurons = True
 
-    def count(self, batch: Mapping[str, torch.Tensor], seen: Captured) -> torch.Tensor:
+    def count(self, batch: Mapping[str, Tensor], seen: Captured) -> Tensor:
         """Return what each token counts for, (tokens,), fp32.
 
         Every text counts alike, as each gives one vector, and an error counts in units of the
@@ -100,9 +87,7 @@ class Reconstruct(Plain):
         energy = seen.stream.float().var(dim=-1, correction=0)
         return 1 / (lengths * energy.clamp_min(1e-12))
 
-    def removal(
-        self, moments: Moments, weight: torch.Tensor, *, bias: bool, ridge: float
-    ) -> Removal:
+    def removal(self, moments: Moments, weight: Tensor, *, bias: bool, ridge: float) -> Removal:
         """Rank the neurons of one MLP by backward elimination."""
         from .ranking import rank_together
 
@@ -110,15 +95,9 @@ class Reconstruct(Plain):
         # a sum over tokens, each in units of its stream, is what layers can be compared by
         return replace(removal, cost=removal.cost * moments.weight)
 
-    def repair(
-        self,
-        calibrator: Calibrator,
-        plan: PruningPlan,
-        neurons: Mapping[int, torch.Tensor],
-        means: Mapping[int, torch.Tensor],
-    ) -> Repair:
+    def repair(self, run: Calibrator, plan: PruningPlan, kept: ByLayer, means: ByLayer) -> Repair:
         """Refit the output projections, layer by layer."""
-        return calibrator.refit(plan, neurons)
+        return run.refit(plan, kept)
 
 
 METHODS = {"reconstruct": Reconstruct(), "mean": Mean(), "plain": Plain()}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from stored import (
-    STORED_DTYPES,
+    DTYPES,
     cut,
     edit_config,
     edit_tensors,
@@ -22,7 +22,7 @@ from effir_integrations.model.plan import PruningPlan
 from effir_integrations.model.rewrite import identity_on_disk, rewrite_checkpoint
 
 
-@pytest.mark.parametrize("dtype", STORED_DTYPES)
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_identity_is_that_of_the_loaded_model(family: str, dtype: str, tmp_path: Path) -> None:
     bare = save(family, tmp_path / "bare", dtype=dtype, sharded=True)
     with_head = save_with_head(family, tmp_path / "head", dtype)

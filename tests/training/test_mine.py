@@ -285,7 +285,7 @@ def test_a_positive_among_the_negatives_stops_everything(encoder, beir, tmp_path
     def wrong(encoder, pool, *rest, **options):
         return {key[1]: list(positives) for key, positives in pool.positives.items()}
 
-    monkeypatch.setattr(mine_module, "search", wrong)
+    monkeypatch.setattr(mine_module, "search_pool", wrong)
     with pytest.raises(RuntimeError, match="a positive of the query 'w0 w1' came out as a neg"):
         mine(encoder, beir, out)
     assert not out.exists()
