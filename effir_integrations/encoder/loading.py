@@ -89,8 +89,8 @@ def load(
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
     encoder = _encoder(name, pooling, model_kwargs, shared, device=device, prompts=prompts)
     config: Any = transformer_model(encoder).config
-    # Transformers 5.23 no longer writes it down; a merged adapter has written its own
-    config._commit_hash = getattr(config, "_commit_hash", None) or hub_commit(name, revision)
+    # Transformers 5.23 no longer writes it down, and before, a merged adapter had its base's
+    config._commit_hash = hub_commit(name, revision)
     if max_length is not None:
         token_limit(encoder, max_length)
         encoder.max_seq_length = max_length

@@ -43,8 +43,7 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
         with blamed_on_base(adapter):
             base = f" on {identify_files(adapter.base, adapter.base_revision).identity}"
     if config is not None:
-        commit = adapter.commit if adapter else hub_commit(str(folder), revision)
-        commit = commit or revision
+        commit = hub_commit(str(folder), revision) or revision
         return ModelFiles(name=str(model), identity=f"{model} at {commit}{base}", revision=commit)
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):

@@ -87,7 +87,6 @@ def merge(model: PreTrainedModel, adapter: Adapter) -> PreTrainedModel:
     _check_states(expected, _states(model), model.dtype, adapter)
     model.requires_grad_(True)
     model.name_or_path = model.config.name_or_path = adapter.name
-    model.config._commit_hash = adapter.commit
     return model
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
 from transformers.utils import cached_file, find_adapter_config_file
-from transformers.utils.hub import extract_commit_hash
 
 from ..extras import import_extra
 from ..files import read_json
@@ -41,11 +40,6 @@ class Adapter:
     """Where its files lie; those of the hub are in its cache."""
     place: Mapping[str, Any]
     """Revision and subfolder on the hub."""
-
-    @property
-    def commit(self) -> str | None:
-        """Which the adapter is of, on the hub."""
-        return extract_commit_hash(str(self.folder / CONFIG), None)
 
     def file(self, name: str) -> Path | None:
         """Return one of its files, or None where it has none of that name."""
