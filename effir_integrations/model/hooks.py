@@ -49,6 +49,24 @@ class Captured:
     """Output of that projection, (tokens, hidden)."""
     stream: torch.Tensor
     """The residual stream with the MLP's output in it, before any norm, (tokens, hidden)."""
+    handed_on: LayerOutput
+    """What the layer gives the next one, padding included."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerOutput:
+    """What a layer of a model returned for one batch."""
+
+    hidden: torch.Tensor
+    """(batch, tokens, hidden), in the model's dtype."""
+    in_tuple: bool
+    """Whether the model's layers return it as the first item of a tuple."""
+
+    @classmethod
+    def of(cls, returned: Any) -> LayerOutput:
+        """Take what a layer returned."""
+        in_tuple = isinstance(returned, tuple)
+        return cls(hidden=returned[0] if in_tuple else returned, in_tuple=in_tuple)
 
 
 class _Enough(Exception):  # noqa: N818 - it ends a forward pass early and is no error
@@ -60,29 +78,34 @@ def capture(
     architecture: Architecture,
     batch: Mapping[str, torch.Tensor],
     layers: Sequence[int],
+    *,
+    start: LayerOutput | None = None,
 ) -> dict[int, Captured]:
     """Run one batch as far as the last of `layers`, and return what their MLPs did.
+
+    Args:
+        encoder: Whose model is run.
+        architecture: Its row of the table.
+        batch: As `token_batches` yields them.
+        layers: Of which to return something.
+        start: What the layer before the first of `layers` returned. Layers up to there do not run;
+            masks, positions and whatever else the model hands to its layers are its own.
 
     Raises:
         ValueError: The model splits its MLP into chunks.
         RuntimeError: A layer did not run, or its hooks did not.
     """
-    model: Any = encoder[0].model
-    # packed inputs and some tokenizers bring no mask: then every position is attended to
-    mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-    found: dict[int, dict[str, torch.Tensor]] = {layer: {} for layer in layers}
+    mask = token_mask(batch)
+    found: dict[int, dict[str, Any]] = {layer: {} for layer in layers}
     with ExitStack() as stack:
         for layer in layers:
-            watch = _Watch(found[layer], layer, mask, last=layer == max(layers))
-            module = model_layers(model, architecture)[layer]
-            for handle in watch.hook(module, architecture):
+            module = model_layers(encoder[0].model, architecture)[layer]
+            for handle in _Watch(found[layer], layer, mask).hook(module, architecture):
                 stack.callback(handle.remove)
-        try:
-            encoder[0](dict(batch))
-        except _Enough:
-            pass
+        first, last = min(layers), max(layers)
+        _run(encoder, architecture, batch, first=first, last=last, start=start)
     for layer, parts in found.items():
-        if len(parts) != 3:
+        if len(parts) != 4:
             raise RuntimeError(
                 f"the MLP of layer {layer} was not seen in the forward pass; reconstruct a model "
                 "whose layers all run and that is not compiled"
@@ -90,25 +113,93 @@ def capture(
     return {layer: Captured(**parts) for layer, parts in found.items()}
 
 
+def run_layer(
+    encoder: SentenceTransformer,
+    architecture: Architecture,
+    batch: Mapping[str, torch.Tensor],
+    layer: int,
+    start: LayerOutput | None,
+) -> LayerOutput:
+    """Run one batch through one layer alone, as the model itself calls it.
+
+    Args:
+        encoder: Whose model is run.
+        architecture: Its row of the table.
+        batch: As `token_batches` yields them.
+        layer: Which.
+        start: What the layer before returned; None in front of the first.
+
+    Raises:
+        RuntimeError: The layer did not run.
+    """
+    output = _run(encoder, architecture, batch, first=layer, last=layer, start=start)
+    if output is None:
+        raise RuntimeError(
+            f"layer {layer} did not run in the forward pass; reconstruct a model whose layers all "
+            "run and that is not compiled"
+        )
+    return output
+
+
+def _run(
+    encoder: SentenceTransformer,
+    architecture: Architecture,
+    batch: Mapping[str, torch.Tensor],
+    *,
+    first: int,
+    last: int,
+    start: LayerOutput | None,
+) -> LayerOutput | None:
+    """Run the layers from `first` to `last` on what the one before them returned."""
+    layers = model_layers(encoder[0].model, architecture)
+    returned: list[LayerOutput] = []
+
+    def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        returned.append(LayerOutput.of(output))
+        raise _Enough
+
+    with ExitStack() as stack:
+        if start is not None:
+            for layer in layers[:first]:
+                stack.enter_context(_returning(layer, start))
+        stack.callback(layers[last].register_forward_hook(stop).remove)
+        try:
+            encoder[0](dict(batch))
+        except _Enough:
+            pass
+    return returned[0] if returned else None
+
+
+@contextmanager
+def _returning(layer: nn.Module, output: LayerOutput) -> Iterator[None]:
+    """Let a layer return what is given instead of running."""
+    value = (output.hidden,) if output.in_tuple else output.hidden
+    own = vars(layer).get("forward")
+    vars(layer)["forward"] = lambda *args, **kwargs: value
+    try:
+        yield
+    finally:
+        del vars(layer)["forward"]
+        if own is not None:
+            vars(layer)["forward"] = own
+
+
 class _Watch:
     """Takes the tokens that are not padding from three places of one layer."""
 
-    def __init__(
-        self, found: dict[str, torch.Tensor], layer: int, mask: torch.Tensor, *, last: bool
-    ) -> None:
+    def __init__(self, found: dict[str, Any], layer: int, mask: torch.Tensor) -> None:
         self.found = found
         self.layer = layer
         self.mask = mask
-        self.last = last
 
     def hook(self, module: nn.Module, architecture: Architecture) -> list[Any]:
         """Attach to the layer and return the handles."""
         output = module.get_submodule(architecture.mlp_output)
-        handles = [output.register_forward_hook(self._projected)]
+        hooks = [output.register_forward_hook(self._projected)]
         if architecture.mlp_sum:
             norm = module.get_submodule(architecture.mlp_sum)
-            return [*handles, norm.register_forward_pre_hook(self._summed)]
-        return [*handles, module.register_forward_hook(self._finished)]
+            hooks.append(norm.register_forward_pre_hook(self._summed))
+        return [*hooks, module.register_forward_hook(self._finished)]
 
     def _projected(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> None:
         if "output" in self.found or args[0].shape[:-1] != self.mask.shape:
@@ -121,15 +212,12 @@ class _Watch:
         self.found["output"] = self._tokens(output)
 
     def _summed(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._reach(args[0])
+        self.found["stream"] = self._tokens(args[0])
 
     def _finished(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._reach(output[0] if isinstance(output, tuple) else output)
-
-    def _reach(self, stream: torch.Tensor) -> None:
-        self.found["stream"] = self._tokens(stream)
-        if self.last:
-            raise _Enough
+        self.found["handed_on"] = LayerOutput.of(output)
+        if "stream" not in self.found:
+            self.found["stream"] = self._tokens(self.found["handed_on"].hidden)
 
     def _tokens(self, values: torch.Tensor) -> torch.Tensor:
         return values[self.mask.to(values.device)]
@@ -185,6 +273,14 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def token_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return which positions hold a token, (batch, tokens), bool.
+
+    Packed inputs and some tokenizers bring no mask: then every position is attended to.
+    """
+    return batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
 
 
 def output_weight(output: Any) -> torch.Tensor:

@@ -78,6 +78,8 @@ class ReconstructConfig:
     """Tokens a calibration text is cut to. Default: the model's own limit."""
     batch_tokens: int = 8192
     """Padded tokens of a forward pass."""
+    memory: float = 4.0
+    """GiB of hidden states that stay in memory; more go to a temporary file."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -102,6 +104,8 @@ class ReconstructConfig:
                 f"keep_neurons=1 removes no neuron, so method={self.method!r} has nothing to do; "
                 "keep fewer neurons, or refit the MLPs left (method='reconstruct')"
             )
+        if not self.memory >= 0:
+            raise ValueError(f"memory={self.memory} must be 0 GiB or more; 0 keeps all on disk")
         if not 0 < self.ridge <= 1:
             raise ValueError(f"ridge={self.ridge} must lie above 0 and be at most 1")
         if not 0 <= self.correction <= 1:

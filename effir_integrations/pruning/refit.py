@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from ..encoder.encoder import token_batches, transformer_model
+from ..model.apply import least_cosine
 from ..model.families import Architecture, find
-from ..model.hooks import capture, masked, output_weight
+from ..model.hooks import capture, masked, output_weight, run_layer, token_mask
 from ..model.plan import PruningPlan
+from ..model.streams import Streams
 from ..model.surgery import model_layers
 from ..progress import progress_bar
 from .methods import METHODS
@@ -23,13 +25,11 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ..data.calibration import Calibration
+    from ..model.hooks import Captured, LayerOutput
     from .config import ReconstructConfig
     from .ranking import Removal
 
 logger = logging.getLogger(__name__)
-
-_GRAM_BYTES = 2 << 30
-"""Gram matrices of as many layers as fit into this are summed in one pass, one at the least."""
 
 
 class Calibrator:
@@ -49,16 +49,20 @@ class Calibrator:
         self.show_progress = show_progress
         self.model: Any = transformer_model(encoder)
         self.architecture: Architecture = find(self.model.config)
-        self.tokens = 0
-
-    def batches(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Run over the texts once more."""
-        return token_batches(
-            self.encoder,
-            self.texts,
-            max_length=self.config.max_length,
-            batch_tokens=self.config.batch_tokens,
+        self.batches = list(
+            token_batches(
+                encoder,
+                calibration.texts,
+                max_length=config.max_length,
+                batch_tokens=config.batch_tokens,
+            )
         )
+        self.tokens = sum(int(token_mask(batch).sum()) for batch in self.batches)
+
+    def streams(self) -> Streams:
+        """Return a place for the hidden states of all texts, which stand before the first layer."""
+        shapes = [batch["input_ids"].shape for batch in self.batches]
+        return Streams(shapes, memory=int(self.config.memory * 2**30) // 2)
 
     def output(self, layer: int) -> Any:
         """Return the output projection of a layer's MLP."""
@@ -72,30 +76,26 @@ class Calibrator:
         """Rank the neurons of every layer, on the stream that the dropped sublayers leave."""
         removals: dict[int, Removal] = {}
         means: dict[int, torch.Tensor] = {}
-        groups = _groups(widths)
-        for group in self._progress(groups, "Ranking neurons", "pass"):
-            moments = {
-                layer: Moments(widths[layer], 0, self.output(layer).weight.device)
-                for layer in group
-            }
-            self.tokens = 0
-            for batch in self.batches():
-                with masked(self.model, plan):
-                    seen = capture(self.encoder, self.architecture, batch, group)
-                self.tokens += len(seen[group[0]].stream)
-                for layer, parts in seen.items():
-                    moments[layer].add(parts.activations, self.method.count(batch, parts))
-            for layer in group:
-                summed = moments.pop(layer)
-                _check_finite(summed, layer)
-                means[layer] = summed.mean
-                output = self.output(layer)
-                removals[layer] = self.method.removal(
-                    summed,
-                    output_weight(output).to(summed.mean),
-                    bias=output.bias is not None,
-                    ridge=self.config.ridge,
-                )
+        streams = self.streams()
+        for layer in self._progress(range(max(widths) + 1), "Ranking neurons"):
+            if layer not in widths:
+                self.advance(streams, layer, plan)
+                continue
+            output = self.output(layer)
+            moments = Moments(widths[layer], 0, output.weight.device)
+            for place, batch in enumerate(self.batches):
+                seen = self._capture(plan, batch, layer, streams[place])
+                streams[place] = seen.handed_on
+                moments.add(seen.activations, self.method.count(batch, seen))
+            _check_finite(moments, layer)
+            means[layer] = moments.mean
+            removals[layer] = self.method.removal(
+                moments,
+                output_weight(output).to(moments.mean),
+                bias=output.bias is not None,
+                ridge=self.config.ridge,
+            )
+        self._check_streams(streams, max(widths), plan)
         if self.tokens < max(widths.values()):
             logger.warning(
                 "%d calibration tokens are fewer than the %d neurons of a layer; give more texts",
@@ -126,30 +126,85 @@ class Calibrator:
         """Refit the output projections layer by layer; return them and their relative errors."""
         outputs: dict[int, dict[str, torch.Tensor]] = {}
         errors: dict[str, dict[str, float]] = {}
-        for layer in self._progress(sorted(neurons), "Refitting layers", "layer"):
-            before = replace(plan, neurons={x: neurons[x] for x in outputs}, outputs=dict(outputs))
-            moments = self._moments(before, layer, neurons[layer])
-            outputs[layer], errors[str(layer)] = self._fit(moments, layer, neurons[layer])
+        full, narrowed = self.streams(), self.streams()
+        base, last = PruningPlan(base=plan.base), max(neurons, default=-1)
+        for layer in self._progress(range(last + 1), "Refitting layers"):
+            present = plan
+            if layer in neurons:
+                moments = self._moments(plan, layer, neurons[layer], full, narrowed)
+                outputs[layer], errors[str(layer)] = self._fit(moments, layer, neurons[layer])
+                present = replace(
+                    plan, neurons={layer: neurons[layer]}, outputs={layer: outputs[layer]}
+                )
+            else:
+                self.advance(full, layer, base)
+            if layer < last:
+                self.advance(narrowed, layer, present)
+        if neurons:
+            self._check_streams(full, last, base)
         return outputs, errors
 
-    def _moments(self, before: PruningPlan, layer: int, kept: torch.Tensor) -> Moments:
+    def advance(self, streams: Streams, layer: int, plan: PruningPlan) -> None:
+        """Take the hidden states through one layer, as the plan leaves it."""
+        with masked(self.model, plan):
+            for place, batch in enumerate(self.batches):
+                streams[place] = run_layer(
+                    self.encoder, self.architecture, batch, layer, streams[place]
+                )
+
+    def _capture(
+        self,
+        plan: PruningPlan,
+        batch: Mapping[str, torch.Tensor],
+        layer: int,
+        start: LayerOutput | None,
+    ) -> Captured:
+        with masked(self.model, plan):
+            return capture(self.encoder, self.architecture, batch, [layer], start=start)[layer]
+
+    def _check_streams(self, streams: Streams, layer: int, plan: PruningPlan) -> None:
+        """Compare what layers gave one by one with what they give in one forward pass.
+
+        Raises:
+            RuntimeError: The model does more between its layers than hand states on.
+        """
+        whole = self._capture(plan, self.batches[0], layer, None).handed_on.hidden
+        real = token_mask(self.batches[0]).to(whole.device)
+        one_by_one = streams[0].hidden[real].float()  # type: ignore[union-attr]
+        cosine = nn.functional.cosine_similarity(one_by_one, whole[real].float(), dim=-1)
+        if not bool((cosine >= least_cosine(whole.dtype)).all()):
+            raise RuntimeError(
+                f"the layers of this {self.architecture.family} model give other states one by one "
+                f"than in a whole forward pass (cosine down to {float(cosine.min()):.4f} behind "
+                f"layer {layer}), so it cannot be reconstructed; choose method=plain, or a model "
+                "of the stock class"
+            )
+
+    def _moments(
+        self,
+        plan: PruningPlan,
+        layer: int,
+        kept: torch.Tensor,
+        full: Streams,
+        narrowed: Streams,
+    ) -> Moments:
+        """Add up a layer's activations and targets, and take the full stream through it."""
         output = self.output(layer)
         kept = kept.to(output.weight.device)
         moments = Moments(len(kept), len(output_weight(output)), output.weight.device)
-        self.tokens = 0
-        for batch in self.batches():
-            full = capture(self.encoder, self.architecture, batch, [layer])[layer]
-            with masked(self.model, before):
-                seen = capture(self.encoder, self.architecture, batch, [layer])[layer]
-            self.tokens += len(seen.stream)
+        base = PruningPlan(base=plan.base)
+        for place, batch in enumerate(self.batches):
+            whole = self._capture(base, batch, layer, full[place])
+            full[place] = whole.handed_on
+            seen = self._capture(plan, batch, layer, narrowed[place])
             # behind a norm, the stream's lack is not in the projection's units: its output's is
             lacks = (
-                full.output.float() - seen.output.float()
+                whole.output.float() - seen.output.float()
                 if self.architecture.norms_branches
-                else full.stream.float() - seen.stream.float()
+                else whole.stream.float() - seen.stream.float()
             )
             target = seen.output.float() + self.config.correction * lacks
-            counts = self.method.count(batch, full)
+            counts = self.method.count(batch, whole)
             moments.add(seen.activations.index_select(1, kept), counts, target)
         _check_finite(moments, layer)
         return moments
@@ -176,22 +231,8 @@ class Calibrator:
             parts["bias"] = bias.float().cpu()
         return parts, errors
 
-    def _progress(self, items: list[Any], description: str, unit: str) -> Any:
-        return progress_bar(items, desc=description, unit=unit, shown=self.show_progress)
-
-
-def _groups(widths: Mapping[int, int]) -> list[list[int]]:
-    """Split layers so that the Gram matrices of each group fit in `_GRAM_BYTES`, or are one."""
-    groups: list[list[int]] = []
-    used = 0
-    for layer, width in widths.items():
-        needed = 8 * width * width
-        if not groups or used + needed > _GRAM_BYTES:
-            groups.append([])
-            used = 0
-        groups[-1].append(layer)
-        used += needed
-    return groups
+    def _progress(self, layers: range, description: str) -> Any:
+        return progress_bar(layers, desc=description, unit="layer", shown=self.show_progress)
 
 
 def _check_finite(moments: Moments, layer: int) -> None:

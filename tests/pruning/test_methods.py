@@ -7,7 +7,7 @@ import inspect
 
 import pytest
 import torch
-from test_refit import LAYER, calibrator, only_batch, plan_of
+from test_refit import LAYER, LENGTHS, calibrator, only_batch, plan_of, words
 from tiny import save_bare
 
 from effir_integrations.encoder.loading import load
@@ -60,8 +60,7 @@ def test_baselines_count_tokens_alike_and_rank_neurons_one_by_one(name, tmp_path
 
 
 def test_a_batch_without_a_mask_has_no_padding(tmp_path):
-    made = calibrator("llama", tmp_path)
-    made.texts = made.texts[-1:]
+    made = calibrator("llama", tmp_path, words(LENGTHS[-1:]))
     batch = only_batch(made)
     seen = capture(made.encoder, made.architecture, batch, [LAYER])[LAYER]
     without = {"input_ids": batch["input_ids"]}

@@ -14,11 +14,10 @@ from effir_integrations.encoder.loading import load
 from effir_integrations.model.hooks import capture, masked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.pruning import refit
 from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.moments import Moments
 from effir_integrations.pruning.ranking import rank_together
-from effir_integrations.pruning.refit import Calibrator, _groups
+from effir_integrations.pruning.refit import Calibrator
 
 LENGTHS = (2, 5, 11)
 LAYER = 2
@@ -31,20 +30,32 @@ def no_gradients():
         yield
 
 
-def calibrator(family, folder, **settings):
+def words(lengths):
+    """Return random texts of so many words."""
     generator = torch.Generator().manual_seed(3)
-    texts = tuple(
-        " ".join(WORDS[x] for x in torch.randint(0, len(WORDS), (n,), generator=generator).tolist())
-        for n in LENGTHS
-    )
+    picks = [torch.randint(0, len(WORDS), (n,), generator=generator).tolist() for n in lengths]
+    return tuple(" ".join(WORDS[x] for x in row) for row in picks)
+
+
+def calibrator(family, folder, texts=None, **settings):
+    texts = words(LENGTHS) if texts is None else texts
     encoder = load(save_bare(family, folder), device="cpu")
     config = ReconstructConfig(**{"keep_neurons": 0.5, **settings})
     return Calibrator(encoder, Calibration(texts=texts, source="words"), config, False)
 
 
 def only_batch(made):
-    (batch,) = made.batches()
+    (batch,) = made.batches
     return batch
+
+
+def moments_at(made, before, layer, kept):
+    """Return the moments of a layer behind those that `before` changes."""
+    full, narrowed = made.streams(), made.streams()
+    for earlier in range(layer):
+        made.advance(full, earlier, plan_of(made))
+        made.advance(narrowed, earlier, before)
+    return made._moments(before, layer, kept, full, narrowed)
 
 
 def tokens_of(batch):
@@ -84,7 +95,7 @@ def test_a_refit_aims_at_the_output_and_a_share_of_what_earlier_layers_lost(
     target = seen.output.double() + correction * (whole.double() - left.double())
     weights = made.method.count(batch, full).double()
     inputs = seen.activations.double()[:, kept]
-    moments = made._moments(before, LAYER, kept)
+    moments = moments_at(made, before, LAYER, kept)
     torch.testing.assert_close(
         moments._yx, (target * weights[:, None]).T @ inputs, rtol=1e-4, atol=1e-5
     )
@@ -162,23 +173,18 @@ def test_neurons_are_ranked_on_the_stream_that_dropped_sublayers_leave(family, t
         assert removals[layer].order.tolist()[:8] == expected.order.tolist()[:8]
 
 
-def test_batches_and_passes_do_not_change_what_is_ranked(tmp_path, monkeypatch):
-    made = calibrator("bert", tmp_path)
-    plan, widths = plan_of(made), dict.fromkeys(range(4), 48)
-    at_once, means = made.rank(plan, widths)
-    tokens, passes = made.tokens, []
-    made.config = dataclasses.replace(made.config, batch_tokens=12)
-    assert len(list(made.batches())) > 1
-    monkeypatch.setattr(refit, "_GRAM_BYTES", 2 * 8 * 48 * 48)
-    honest = made.batches
-    monkeypatch.setattr(made, "batches", lambda: passes.append(1) or honest())
-    in_two, again = made.rank(plan, widths)
-    assert len(passes) == 2 and made.tokens == tokens
-    assert in_two.keys() == at_once.keys()
+def test_batches_do_not_change_what_is_ranked(tmp_path):
+    widths = dict.fromkeys(range(4), 48)
+    one, many = calibrator("bert", tmp_path), calibrator("bert", tmp_path, batch_tokens=12)
+    assert len(one.batches) == 1 < len(many.batches)
+    at_once, means = one.rank(plan_of(one), widths)
+    in_parts, again = many.rank(plan_of(many), widths)
+    assert many.tokens == one.tokens
+    assert in_parts.keys() == at_once.keys()
     for layer, removal in at_once.items():
         torch.testing.assert_close(again[layer], means[layer], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(
-            in_two[layer].cost.sum(), removal.cost.sum(), rtol=1e-4, atol=1e-9
+            in_parts[layer].cost.sum(), removal.cost.sum(), rtol=1e-4, atol=1e-9
         )
 
 
@@ -186,8 +192,8 @@ def test_batches_and_passes_do_not_change_what_is_ranked(tmp_path, monkeypatch):
     ("lengths", "tokens"), [((2, 10, 30), 48), ((2, 10, 29), 47)], ids=["enough", "few"]
 )
 def test_fewer_tokens_than_neurons_are_warned_of(lengths, tokens, tmp_path, caplog):
-    made = calibrator("llama", tmp_path)
-    made.texts = tuple(" ".join(WORDS[:length]) for length in lengths)
+    texts = tuple(" ".join(WORDS[:length]) for length in lengths)
+    made = calibrator("llama", tmp_path, texts)
     made.rank(plan_of(made), {1: 48})
     assert made.tokens == tokens
     message = "47 calibration tokens are fewer than the 48 neurons of a layer; give more texts"
@@ -197,22 +203,10 @@ def test_fewer_tokens_than_neurons_are_warned_of(lengths, tokens, tmp_path, capl
 
 def test_texts_are_cut_and_batched_as_the_settings_say(tmp_path):
     made = calibrator("llama", tmp_path, max_length=8, batch_tokens=8)
-    assert made.tokens == 0
-    sizes = [int(batch["attention_mask"].sum()) for batch in made.batches()]
+    sizes = [int(batch["attention_mask"].sum()) for batch in made.batches]
     # <s>, the words and </s>
     assert sorted(sizes) == [2 + 2, 2 + 5, 8]
-
-
-def test_gram_matrices_share_a_pass_as_far_as_they_fit(monkeypatch):
-    monkeypatch.setattr(refit, "_GRAM_BYTES", 8 * (10 * 10 + 20 * 20))
-    assert _groups({}) == []
-    assert _groups({0: 10, 1: 20}) == [[0, 1]]
-    assert _groups({0: 10, 1: 20, 3: 1}) == [[0, 1], [3]]
-    assert _groups({0: 100, 1: 200, 2: 10, 5: 10, 6: 20}) == [[0], [1], [2, 5], [6]]
-    monkeypatch.undo()
-    # four layers of a 7B model's 14,336 neurons take 6.6 GB
-    assert _groups(dict.fromkeys(range(4), 14336)) == [[0], [1], [2], [3]]
-    assert _groups(dict.fromkeys(range(4), 8192)) == [[0, 1, 2, 3]]
+    assert made.tokens == sum(sizes)
 
 
 @pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
@@ -222,9 +216,9 @@ def test_a_layer_is_refitted_behind_those_that_are_refitted_before_it(family, tm
     neurons = {2: torch.arange(0, 48, 2), 1: torch.arange(0, 48, 3)}
     outputs, errors = made.refit(plan, neurons)
     assert list(outputs) == [1, 2] and list(errors) == ["1", "2"]
-    first = made._fit(made._moments(plan, 1, neurons[1]), 1, neurons[1])
+    first = made._fit(moments_at(made, plan, 1, neurons[1]), 1, neurons[1])
     behind = dataclasses.replace(plan, neurons={1: neurons[1]}, outputs={1: first[0]})
-    second = made._fit(made._moments(behind, 2, neurons[2]), 2, neurons[2])
+    second = made._fit(moments_at(made, behind, 2, neurons[2]), 2, neurons[2])
     for layer, (parts, error) in {1: first, 2: second}.items():
         assert errors[str(layer)] == error
         assert outputs[layer].keys() == parts.keys()
@@ -290,4 +284,4 @@ def test_targets_that_are_not_finite_are_refused(tmp_path):
     made = calibrator("llama", tmp_path)
     made.output(LAYER).weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match=rf"activations of layer {LAYER} are not finite"):
-        made._moments(plan_of(made), LAYER, torch.arange(4))
+        moments_at(made, plan_of(made), LAYER, torch.arange(4))
