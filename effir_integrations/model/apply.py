@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,6 +52,26 @@ def apply(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> 
     keep_neurons(model, architecture, plan.neurons)
     _set_outputs(model, plan)
     return _as_pruned_class(model, plan, gates)
+
+
+@contextmanager
+def sliced(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
+    """Put copies that are narrowed and refitted as the plan says in the place of their layers.
+
+    Only while the context lasts; the model's own layers stay as they are.
+    """
+    architecture = find(model.config)
+    layers = model_layers(model, architecture)
+    own = {layer: layers[layer] for layer in plan.neurons}
+    try:
+        for layer, module in own.items():
+            layers[layer] = copy.deepcopy(module)
+        keep_neurons(model, architecture, plan.neurons)
+        _set_outputs(model, plan)
+        yield
+    finally:
+        for layer, module in own.items():
+            layers[layer] = module
 
 
 def least_cosine(dtype: torch.dtype) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -45,12 +46,22 @@ class Moments:
         weighted = x * weight[:, None]
         self.weight += float(weight.sum(dtype=torch.float64))
         self._x += weighted.sum(0)
-        self._xx += weighted.T @ x
+        for block in self._blocks():  # the rest is the same once more
+            self._xx[block, block.start :] += weighted[:, block].T @ x[:, block.start :]
         if y is not None:
             y = y.to(x.device, torch.float32)
             self._y += weight @ y
             self._yx += y.T @ weighted
             self._yy += float((weight @ y.square()).sum(dtype=torch.float64))
+
+    def _blocks(self) -> Iterator[slice]:
+        size = max(256, -(-len(self._x) // 8))
+        return (slice(start, start + size) for start in range(0, len(self._x), size))
+
+    def _mirror(self) -> None:
+        """Copy the blocks above the diagonal to below it."""
+        for block in self._blocks():
+            self._xx[block.stop :, block] = self._xx[block, block.stop :].T
 
     @property
     def finite(self) -> bool:
@@ -65,6 +76,7 @@ class Moments:
 
     def gram(self, *, centred: bool) -> torch.Tensor:
         """Return the mean of `x x^T`, about the mean of `x` if `centred`, (inputs, inputs)."""
+        self._mirror()
         gram = self._xx / self.weight
         if centred:
             gram.addr_(self.mean, self.mean, alpha=-1)
@@ -102,6 +114,7 @@ class Moments:
 
     def error(self, weight: torch.Tensor, bias: torch.Tensor | None) -> float:
         """Return the mean squared error of `W x + b` over the variance of `y`."""
+        self._mirror()
         weight = weight.to(self._x)
         b = torch.zeros_like(self._y) if bias is None else bias.to(self._y)
         square = (weight @ self._xx * weight).sum() - 2 * (weight * self._yx).sum() + self._yy

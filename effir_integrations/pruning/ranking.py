@@ -11,6 +11,8 @@ from .moments import ridge_strength
 
 _CANDIDATES = 4
 """Neurons looked at for each one that a block removes."""
+_WORTH_COPYING = 0.75
+"""Share of a matrix's neurons that is left when the others are taken out of it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,21 +63,32 @@ def rank_together(
     inverse = gram.clone()
     inverse.diagonal().add_(ridge_strength(gram, ridge))
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
-    alive = torch.arange(neurons, device=gram.device)
+    left = torch.arange(neurons, device=gram.device)
+    gone = torch.zeros(neurons, dtype=torch.bool, device=gram.device)
     order, costs = [], []
-    while len(alive):
-        score = weight.square().sum(0) / inverse.diagonal()
-        candidates = score.argsort(stable=True)[: _CANDIDATES * block]
-        # indexing by neurons copies, so what is changed there is changed nowhere else
-        steps, cost = _eliminate(inverse[candidates][:, candidates], weight[:, candidates], block)
-        gone = candidates[steps]
-        order.append(alive[gone])
+    while not gone.all():
+        score = (weight.square().sum(0) / inverse.diagonal()).masked_fill(gone, torch.inf)
+        alive = int((~gone).sum())
+        candidates = score.argsort(stable=True)[: min(alive, _CANDIDATES * block)]
+        steps, cost = _eliminate(
+            inverse[candidates[:, None], candidates], _alike(weight[:, candidates]), block
+        )
+        block_gone = candidates[steps]
+        order.append(left[block_gone])
         costs.append(cost)
-        left = torch.ones(len(alive), dtype=torch.bool, device=gram.device)
-        left[gone] = False
-        weight, inverse = _without(inverse, weight, gone, left)
-        alive = alive[left]
+        weight = _take_out(inverse, weight, block_gone)
+        gone[block_gone] = True
+        # a smaller matrix is copied for: now and then, not for every block
+        if alive - len(steps) < _WORTH_COPYING * len(gone):
+            kept = (~gone).nonzero()[:, 0]
+            weight, inverse = weight[:, kept], inverse[kept[:, None], kept]
+            left, gone = left[kept], gone[kept]
     return Removal(order=torch.cat(order).cpu(), cost=torch.cat(costs).cpu())
+
+
+def _alike(weight: torch.Tensor) -> torch.Tensor:
+    """Return fewer rows with the same products between columns: only these are asked for."""
+    return weight if len(weight) <= weight.shape[1] else torch.linalg.qr(weight, mode="r").R
 
 
 def _eliminate(
@@ -100,20 +113,15 @@ def _eliminate(
     return torch.stack(gone), torch.stack(costs)
 
 
-def _without(
-    inverse: torch.Tensor, weight: torch.Tensor, gone: torch.Tensor, left: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return weight and inverse of the neurons left, refitted for the loss of a whole block."""
-    kept = left.nonzero()[:, 0]
-    if not len(kept):
-        return weight[:, kept], inverse[kept][:, kept]
+def _take_out(inverse: torch.Tensor, weight: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
+    """Return the weights refitted for the loss of some neurons, and update the inverse in place.
+
+    Of the neurons that are gone both become zero but for rounding.
+    """
     rows = inverse[gone]
-    factor = torch.linalg.cholesky(rows[:, gone])
-    rows = rows[:, kept]
-    update = torch.cholesky_solve(rows, factor)
-    weight = torch.addmm(weight[:, kept], weight[:, gone], update, alpha=-1)
-    inverse = inverse[kept][:, kept].addmm_(rows.T, update, alpha=-1)
-    return weight, inverse
+    update = torch.cholesky_solve(rows, torch.linalg.cholesky(rows[:, gone]))
+    inverse.addmm_(rows.T, update, alpha=-1)
+    return torch.addmm(weight, weight[:, gone], update, alpha=-1)
 
 
 def choose_widths(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..encoder.encoder import token_batches, transformer_model
-from ..model.apply import least_cosine
+from ..model.apply import least_cosine, sliced
 from ..model.families import Architecture, find
 from ..model.hooks import capture, masked, output_weight, run_layer, token_mask
 from ..model.plan import PruningPlan
@@ -30,6 +30,16 @@ if TYPE_CHECKING:
     from .ranking import Removal
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Whole:
+    """What a refit asks of the full model at the tokens of one batch."""
+
+    counts: torch.Tensor
+    """What each token counts for, (tokens,), fp32."""
+    reference: torch.Tensor
+    """What the narrowed model's counterpart is compared with, (tokens, hidden)."""
 
 
 class Calibrator:
@@ -58,11 +68,13 @@ class Calibrator:
             )
         )
         self.tokens = sum(int(token_mask(batch).sum()) for batch in self.batches)
+        self.memory = int(config.memory * 2**30)
+        self._wholes: dict[tuple[int, int], _Whole] = {}
 
     def streams(self) -> Streams:
         """Return a place for the hidden states of all texts, which stand before the first layer."""
         shapes = [batch["input_ids"].shape for batch in self.batches]
-        return Streams(shapes, memory=int(self.config.memory * 2**30) // 2)
+        return Streams(shapes, memory=self.memory // 4)
 
     def output(self, layer: int) -> Any:
         """Return the output projection of a layer's MLP."""
@@ -76,7 +88,7 @@ class Calibrator:
         """Rank the neurons of every layer, on the stream that the dropped sublayers leave."""
         removals: dict[int, Removal] = {}
         means: dict[int, torch.Tensor] = {}
-        streams = self.streams()
+        streams, remembers = self.streams(), self._remembers(plan, len(widths))
         for layer in self._progress(range(max(widths) + 1), "Ranking neurons"):
             if layer not in widths:
                 self.advance(streams, layer, plan)
@@ -86,7 +98,10 @@ class Calibrator:
             for place, batch in enumerate(self.batches):
                 seen = self._capture(plan, batch, layer, streams[place])
                 streams[place] = seen.handed_on
-                moments.add(seen.activations, self.method.count(batch, seen))
+                whole = self._whole(batch, seen)
+                moments.add(seen.activations, whole.counts)
+                if remembers:
+                    self._wholes[layer, place] = whole
             _check_finite(moments, layer)
             means[layer] = moments.mean
             removals[layer] = self.method.removal(
@@ -126,7 +141,8 @@ class Calibrator:
         """Refit the output projections layer by layer; return them and their relative errors."""
         outputs: dict[int, dict[str, torch.Tensor]] = {}
         errors: dict[str, dict[str, float]] = {}
-        full, narrowed = self.streams(), self.streams()
+        full = None if self._wholes else self.streams()
+        narrowed = self.streams()
         base, last = PruningPlan(base=plan.base), max(neurons, default=-1)
         for layer in self._progress(range(last + 1), "Refitting layers"):
             present = plan
@@ -136,21 +152,35 @@ class Calibrator:
                 present = replace(
                     plan, neurons={layer: neurons[layer]}, outputs={layer: outputs[layer]}
                 )
-            else:
+            elif full is not None:
                 self.advance(full, layer, base)
             if layer < last:
                 self.advance(narrowed, layer, present)
-        if neurons:
+        if full is not None and neurons:
             self._check_streams(full, last, base)
         return outputs, errors
 
     def advance(self, streams: Streams, layer: int, plan: PruningPlan) -> None:
         """Take the hidden states through one layer, as the plan leaves it."""
-        with masked(self.model, plan):
+        drops = replace(plan, neurons={}, outputs={})
+        with sliced(self.model, plan), masked(self.model, drops):
             for place, batch in enumerate(self.batches):
                 streams[place] = run_layer(
                     self.encoder, self.architecture, batch, layer, streams[place]
                 )
+
+    def _remembers(self, plan: PruningPlan, layers: int) -> bool:
+        """Say whether what the refit asks of the full model is seen, and fits, while ranking."""
+        needed = layers * self.tokens * self.model.config.hidden_size * self.model.dtype.itemsize
+        whole = not (plan.drop_mlp or plan.drop_attention)
+        return whole and self.method.fits_any_neurons and needed <= self.memory // 2
+
+    def _whole(self, batch: Mapping[str, torch.Tensor], seen: Captured) -> _Whole:
+        return _Whole(counts=self.method.count(batch, seen), reference=self._reference(seen))
+
+    def _reference(self, seen: Captured) -> torch.Tensor:
+        # behind a norm, the stream's lack is not in the projection's units: its output's is
+        return seen.output if self.architecture.norms_branches else seen.stream
 
     def _capture(
         self,
@@ -185,27 +215,24 @@ class Calibrator:
         plan: PruningPlan,
         layer: int,
         kept: torch.Tensor,
-        full: Streams,
+        full: Streams | None,
         narrowed: Streams,
     ) -> Moments:
         """Add up a layer's activations and targets, and take the full stream through it."""
         output = self.output(layer)
         kept = kept.to(output.weight.device)
         moments = Moments(len(kept), len(output_weight(output)), output.weight.device)
-        base = PruningPlan(base=plan.base)
         for place, batch in enumerate(self.batches):
-            whole = self._capture(base, batch, layer, full[place])
-            full[place] = whole.handed_on
+            if full is None:
+                whole = self._wholes.pop((layer, place))
+            else:
+                base = self._capture(PruningPlan(base=plan.base), batch, layer, full[place])
+                full[place] = base.handed_on
+                whole = self._whole(batch, base)
             seen = self._capture(plan, batch, layer, narrowed[place])
-            # behind a norm, the stream's lack is not in the projection's units: its output's is
-            lacks = (
-                whole.output.float() - seen.output.float()
-                if self.architecture.norms_branches
-                else whole.stream.float() - seen.stream.float()
-            )
+            lacks = whole.reference.float() - self._reference(seen).float()
             target = seen.output.float() + self.config.correction * lacks
-            counts = self.method.count(batch, whole)
-            moments.add(seen.activations.index_select(1, kept), counts, target)
+            moments.add(seen.activations.index_select(1, kept), whole.counts, target)
         _check_finite(moments, layer)
         return moments
 
