@@ -198,9 +198,13 @@ class Calibrator:
         Raises:
             RuntimeError: The model does more between its layers than hand states on.
         """
-        whole = self._capture(plan, self.batches[0], layer, None).handed_on.hidden
-        real = token_mask(self.batches[0]).to(whole.device)
-        one_by_one = streams[0].hidden[real].float()  # type: ignore[union-attr]
+        text = {
+            key: value[:1] if torch.is_tensor(value) else value
+            for key, value in self.batches[0].items()
+        }
+        whole = self._capture(plan, text, layer, None).handed_on.hidden
+        real = token_mask(text).to(whole.device)
+        one_by_one = streams[0].hidden[:1][real].float()  # type: ignore[union-attr]
         cosine = nn.functional.cosine_similarity(one_by_one, whole[real].float(), dim=-1)
         if not bool((cosine >= least_cosine(whole.dtype)).all()):
             raise RuntimeError(
