@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,6 @@ class PlannedTensor:
     def nbytes(self) -> int:
         """Length once written, in bytes."""
         return math.prod(self.shape) * STORED_DTYPES[self.dtype].itemsize
-
-    @property
-    def is_copy(self) -> bool:
-        """Whether the bytes are the source's, unchanged."""
-        return self.source is not None and self.kept is None
 
     def order(self) -> tuple[int, str, int, str]:
         """Sort wide dtypes first, so that all are aligned, then in the source's own order."""
@@ -147,11 +142,11 @@ def write_shards(shards: Sequence[Shard], out: Path, *, show_progress: bool = Fa
         total=total, desc="weights", unit="B", unit_scale=True, shown=show_progress
     ) as bar:
         for shard in shards:
-            with (out / shard.name).open("wb", buffering=0) as target:
-                _write_all(target, shard.header)
-                for tensor in shard.tensors:
-                    for count in _write_tensor(target, tensor):
-                        bar.update(count)
+            with (out / shard.name).open("wb") as target:
+                target.write(shard.header)
+                for block in chain.from_iterable(map(_finite_blocks, shard.tensors)):
+                    target.write(block.data)
+                    bar.update(block.nbytes)
     for name, content in side_files(shards).items():
         (out / name).write_bytes(content)
 
@@ -177,7 +172,7 @@ def check_written(shards: Sequence[Shard], out: Path) -> None:
                 f"{name} was written to {found.file} as {found.dtype} {found.shape} instead of "
                 f"{tensor.dtype} {tensor.shape}; write it again and check the disk"
             )
-        if tensor.source is not None and tensor.is_copy:
+        if tensor.source is not None and tensor.kept is None:
             _check_samples(found, tensor.source)
 
 
@@ -210,19 +205,17 @@ def check_file_finite(file: Path) -> None:
                 pass
 
 
-def _write_tensor(target: io.FileIO, tensor: PlannedTensor) -> Iterator[int]:
-    """Write one tensor and yield the bytes done so far, in steps."""
-    for block in _finite_blocks(tensor):
-        _write_all(target, block.data)
-        yield block.nbytes
-
-
 def _finite_blocks(tensor: PlannedTensor) -> Iterator[np.ndarray]:
     """Yield the elements of a tensor after a look at each."""
     exponent = np.array(_EXPONENTS[tensor.dtype], _bits(tensor.dtype))
     for block in _blocks(tensor):
         if ((block & exponent) == exponent).any():
-            raise _not_finite(tensor)
+            if tensor.source is not None:
+                raise not_finite([tensor.name], str(tensor.source.file.parent))
+            raise ValueError(
+                f"the new values of {tensor.name} are NaN or infinite in {tensor.dtype}; make the "
+                "plan for the base in bf16 or fp32"
+            )
         yield block
 
 
@@ -250,31 +243,12 @@ def _read(source: StoredTensor, first: int, count: int) -> np.ndarray:
     offset = source.start + first * bits.itemsize
     found = np.fromfile(source.file, bits, count, offset=offset)
     if found.size != count:
-        raise _ended_early(source.file)
+        raise RuntimeError(
+            f"{source.file} ended early: it was changed while it was read; make sure that it is "
+            "whole and write again"
+        )
     return found
 
 
 def _bits(dtype: str) -> np.dtype:
     return np.dtype(f"u{STORED_DTYPES[dtype].itemsize}")
-
-
-def _not_finite(tensor: PlannedTensor) -> ValueError:
-    if tensor.source is not None:
-        return not_finite([tensor.name], str(tensor.source.file.parent))
-    return ValueError(
-        f"the new values of {tensor.name} are NaN or infinite in {tensor.dtype}; make the plan "
-        "for the base in bf16 or fp32"
-    )
-
-
-def _write_all(target: io.FileIO, content: bytes | memoryview) -> None:
-    left = memoryview(content).cast("B")
-    while left:
-        left = left[target.write(left) or 0 :]
-
-
-def _ended_early(file: Path) -> RuntimeError:
-    return RuntimeError(
-        f"{file} ended early: it was changed while it was read; make sure that it is whole and "
-        "write again"
-    )

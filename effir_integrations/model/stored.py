@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModel
 
 from .apply import check_config_code
@@ -171,8 +172,6 @@ def _check_tensor(name: str, tensor: StoredTensor, expected: tuple[int, ...]) ->
 
 def _first_row(tensor: StoredTensor, dtype: torch.dtype) -> torch.Tensor:
     """Read the first row, rounded as loading in the config's dtype rounds it."""
-    stored = STORED_DTYPES[tensor.dtype]
-    with tensor.file.open("rb") as file:
-        file.seek(tensor.start)
-        content = bytearray(file.read(tensor.shape[1] * stored.itemsize))
-    return torch.frombuffer(content, dtype=stored).to(dtype)
+    with safe_open(tensor.file, "pt") as file:
+        row: torch.Tensor = file.get_slice(tensor.name)[0]
+    return row.to(dtype)

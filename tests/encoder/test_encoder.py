@@ -95,7 +95,7 @@ def test_a_truncated_shard_is_refused(tmp_path):
     save_bare("bert", tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-10])
-    with pytest.raises(ValueError, match="truncated: its header promises"):
+    with pytest.raises(ValueError, match=f"{weights} is truncated or .*not fully covered.*again$"):
         load(tmp_path)
 
 

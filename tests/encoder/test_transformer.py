@@ -195,19 +195,20 @@ def shift(start, end):
 
 
 @pytest.mark.parametrize(
-    ("change", "error"),
+    "change",
     [
-        (shift(-4, -4), "begins at byte .* of the data, and the tensor before ends at"),
-        (shift(-(10**9), -(10**9)), "begins at byte -.* of the data"),
-        (shift(0, -4), rf"{NAME} in .* has shape \(32, 48\) in F32, but 6,140 bytes"),
-        (shift(0, -(10**6)), "but -"),
-        (lambda header: header[NAME].pop("shape"), "has no dtype, shape and offsets"),
-        (lambda header: header[NAME].update(data_offsets=[1]), "has no dtype, shape and offsets"),
-        (lambda header: header.update({NAME: 3}), "has no dtype, shape and offsets"),
+        shift(-4, -4),
+        shift(-(10**9), -(10**9)),
+        shift(0, -4),
+        shift(0, -(10**6)),
+        lambda header: header[NAME].pop("shape"),
+        lambda header: header[NAME].update(data_offsets=[1]),
+        lambda header: header.update({NAME: 3}),
     ],
 )
-def test_a_header_that_does_not_fit_its_tensors_is_refused(bert, change, error):
+def test_a_header_that_does_not_fit_its_tensors_is_refused(bert, change):
     edit_header(bert, change)
+    error = r"model\.safetensors is .* no whole safetensors file \(.*invalid .*\); copy or download"
     with pytest.raises(ValueError, match=error):
         load(bert, device="cpu")
 
