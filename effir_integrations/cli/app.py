@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import typer
 
-from ..errors import EXIT_CODES
+from ..errors import EXIT_CODES, plain_errors
+from .options import Debug
+from .settings import with_parameters
 
 app = typer.Typer(
     name="effir",
@@ -23,3 +30,20 @@ app = typer.Typer(
         "distill OUT HEALED --texts corpus.jsonl.\n\n" + EXIT_CODES
     ),
 )
+
+
+def verb(name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a verb, and give it `--debug`, without which an error is one plain line."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @wraps(function)
+        def run(*, debug: bool, **values: Any) -> None:
+            with plain_errors(debug):
+                function(**values)
+
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        kind = inspect.Parameter.KEYWORD_ONLY
+        option = inspect.Parameter("debug", kind, default=False, annotation=Debug)
+        return app.command(name=name)(with_parameters(run, [*own, option]))
+
+    return register

@@ -51,10 +51,15 @@ def show_plan(
             stdout().print(f"written to {out}")
 
 
-def show_trained(history: dict[str, Any], as_json: bool, quiet: bool, out: Path) -> None:
-    """Print what the last stage of a history trained, and where the model went."""
-    if not history:
+def show_trained(out: Path, as_json: bool, quiet: bool) -> None:
+    """Print what the last stage trained, and where the model went; one process of several does."""
+    from ..encoder.history import HISTORY_FILE
+    from ..files import read_json
+    from ..training.launch import is_main_process, is_sharded
+
+    if not is_main_process() or is_sharded():
         return
+    history = read_json(out / HISTORY_FILE, "what training writes")
     record = history["made_by"][-1]
     if as_json:
         print_json({"out": str(out), "parameters": history["parameters"], **record})

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .. import errors
-from ..errors import plain_errors
 from . import console
-from .app import app
-from .options import Debug, Device, EncodingPrecision, Force, Json, MaxLength, Model, Quiet
+from .app import verb
+from .options import Device, EncodingPrecision, Force, Json, MaxLength, Model, Quiet
 
 if TYPE_CHECKING:
     from ..corpus.on_ray import ClusterEncoding
@@ -27,7 +26,7 @@ class Role(str, Enum):
     query = "query"
 
 
-@app.command(name="encode")
+@verb("encode")
 def encode_command(
     model: Model,
     data: Annotated[
@@ -79,7 +78,6 @@ def encode_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Encode a corpus of any size into one file of vectors, in flat memory.
 
@@ -92,29 +90,28 @@ def encode_command(
 
     effir encode MODEL --data s3://bucket/corpus --out s3://bucket/vectors --ray auto
     """
-    with plain_errors(debug):
-        errors.quiet_libraries()
-        show_progress = not (quiet or as_json)
-        settings: dict[str, Any] = {
-            "prompt": prompt,
-            "normalize_embeddings": normalize,
-            "truncate_dim": truncate_dim,
-            "window": window,
-        }
-        loading: dict[str, Any] = {"precision": precision, "max_length": max_length}
-        if ray is not None:
-            if device is not None:
-                raise ValueError("--device is chosen by the cluster; leave it out with --ray")
-            config = {**settings, **loading, "role": role.value, "actors": actors}
-            result = _encode_on_ray(model, data, out, ray, config, force, show_progress)
-            _show(asdict(result), _shards_line(result), as_json, quiet)
-            return
-        if actors is not None:
-            raise ValueError(f"--actors {actors} is for --ray; leave it out")
-        loading["device"] = device
-        options = {**settings, "force": force, "show_progress": show_progress}
-        encoded = _encode_here(model, data, Path(out), role.value, loading, options)
-        _show(_content(encoded), _line(encoded), as_json, quiet)
+    errors.quiet_libraries()
+    show_progress = not (quiet or as_json)
+    settings: dict[str, Any] = {
+        "prompt": prompt,
+        "normalize_embeddings": normalize,
+        "truncate_dim": truncate_dim,
+        "window": window,
+    }
+    loading: dict[str, Any] = {"precision": precision, "max_length": max_length}
+    if ray is not None:
+        if device is not None:
+            raise ValueError("--device is chosen by the cluster; leave it out with --ray")
+        config = {**settings, **loading, "role": role.value, "actors": actors}
+        result = _encode_on_ray(model, data, out, ray, config, force, show_progress)
+        _show(asdict(result), _shards_line(result), as_json, quiet)
+        return
+    if actors is not None:
+        raise ValueError(f"--actors {actors} is for --ray; leave it out")
+    loading["device"] = device
+    options = {**settings, "force": force, "show_progress": show_progress}
+    encoded = _encode_here(model, data, Path(out), role.value, loading, options)
+    _show(_content(encoded), _line(encoded), as_json, quiet)
 
 
 def _encode_here(

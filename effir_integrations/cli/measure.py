@@ -8,13 +8,12 @@ from typing import Annotated
 import typer
 
 from .. import errors
-from ..errors import plain_errors
 from . import console
-from .app import app
-from .options import Data, Debug, DropSameId, Dtype, Json, MaxLength, Model, Quiet, Split
+from .app import verb
+from .options import Data, DropSameId, Dtype, Json, MaxLength, Model, Quiet, Split
 
 
-@app.command(name="evaluate")
+@verb("evaluate")
 def evaluate_command(
     model: Model,
     data: Data,
@@ -27,28 +26,26 @@ def evaluate_command(
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Encode a BEIR corpus, search it exactly, and score it: nDCG@10, R@100, RR@10, speed."""
-    with plain_errors(debug):
-        from ..evaluation.compare import comparison_table
-        from ..evaluation.evaluate import evaluate
+    from ..evaluation.compare import comparison_table
+    from ..evaluation.evaluate import evaluate
 
-        errors.quiet_libraries()
-        result = evaluate(
-            model,
-            data,
-            split=split,
-            drop_same_id=drop_same_id,
-            max_length=max_length,
-            dtype=dtype,
-            run_path=run_file,
-            show_progress=not (quiet or as_json),
-        )
-        console.show(result.to_json() if as_json else comparison_table([result]), as_json, quiet)
+    errors.quiet_libraries()
+    result = evaluate(
+        model,
+        data,
+        split=split,
+        drop_same_id=drop_same_id,
+        max_length=max_length,
+        dtype=dtype,
+        run_path=run_file,
+        show_progress=not (quiet or as_json),
+    )
+    console.show(result.to_json() if as_json else comparison_table([result]), as_json, quiet)
 
 
-@app.command(name="compare")
+@verb("compare")
 def compare_command(
     models: Annotated[list[str], typer.Argument(help="Models; the first one is the measure.")],
     data: Data,
@@ -58,42 +55,38 @@ def compare_command(
     dtype: Dtype = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Lay models side by side: size, quality as a share of the first, and speed."""
-    with plain_errors(debug):
-        from ..evaluation.compare import compare, comparison_table
+    from ..evaluation.compare import compare, comparison_table
 
-        errors.quiet_libraries()
-        results = compare(
-            models,
-            data,
-            split=split,
-            drop_same_id=drop_same_id,
-            max_length=max_length,
-            dtype=dtype,
-            show_progress=not (quiet or as_json),
-        )
-        content = [x.to_json() for x in results] if as_json else comparison_table(results)
-        console.show(content, as_json, quiet)
+    errors.quiet_libraries()
+    results = compare(
+        models,
+        data,
+        split=split,
+        drop_same_id=drop_same_id,
+        max_length=max_length,
+        dtype=dtype,
+        show_progress=not (quiet or as_json),
+    )
+    content = [x.to_json() for x in results] if as_json else comparison_table(results)
+    console.show(content, as_json, quiet)
 
 
-@app.command(name="show")
+@verb("show")
 def show_command(
     folder: Annotated[Path, typer.Argument(help="Model folder or run folder.")],
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Draw the layers of a model or run folder: what is there, how wide, what went."""
-    with plain_errors(debug):
-        from .shown import show
+    from .shown import show
 
-        errors.quiet_libraries()
-        shown = show(folder)
-        console.show(shown.values if as_json else shown.table, as_json, quiet=False)
+    errors.quiet_libraries()
+    shown = show(folder)
+    console.show(shown.values if as_json else shown.table, as_json, quiet=False)
 
 
-@app.command(name="demo")
+@verb("demo")
 def demo_command(
     model: Annotated[
         str | None,
@@ -104,7 +97,6 @@ def demo_command(
     ] = Path("effir-demo"),
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Compress a real decoder on real text, without any download, compare and question it.
 
@@ -112,18 +104,17 @@ def demo_command(
     the last one then answers questions about Python's library in Sentence Transformers, Pyserini
     and LlamaIndex.
     """
-    with plain_errors(debug):
-        from ..demo.demo import ask_demo, demo
-        from ..demo.questions import answers_table
-        from ..evaluation.compare import comparison_table
+    from ..demo.demo import ask_demo, demo
+    from ..demo.questions import answers_table
+    from ..evaluation.compare import comparison_table
 
-        errors.quiet_libraries()
-        show_progress = not (quiet or as_json)
-        results = demo(model, out, show_progress=show_progress)
-        if not as_json:
-            console.show(comparison_table(results), as_json, quiet)
-        asked = ask_demo(out, show_progress=show_progress)
-        if as_json:
-            console.print_json({"models": [x.to_json() for x in results], **asked.to_json()})
-        else:
-            console.show(answers_table(asked), as_json, quiet)
+    errors.quiet_libraries()
+    show_progress = not (quiet or as_json)
+    results = demo(model, out, show_progress=show_progress)
+    if not as_json:
+        console.show(comparison_table(results), as_json, quiet)
+    asked = ask_demo(out, show_progress=show_progress)
+    if as_json:
+        console.print_json({"models": [x.to_json() for x in results], **asked.to_json()})
+    else:
+        console.show(answers_table(asked), as_json, quiet)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
-from ..errors import plain_errors
+from .. import errors
+from ..fields import blamed_on, check_fields
+from ..files.locks import locked
 from ..pruning.config import CompressConfig, DropConfig, ReconstructConfig
 from . import console
-from .app import app
+from .app import verb
 from .options import (
     MODEL_HELP,
-    Debug,
     Dtype,
     Force,
     Json,
@@ -28,7 +31,7 @@ from .parsers import parse_count, parse_layers
 from .settings import options_of
 
 
-@app.command(name="analyze")
+@verb("analyze")
 def analyze_command(
     model: Model,
     out: Annotated[Path, typer.Option(help="Run folder to write importance.json to.")] = Path(
@@ -45,28 +48,33 @@ def analyze_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Measure how important every attention, MLP and block is (equation 3)."""
-    with plain_errors(debug):
-        from .commands import run_analyze
-        from .shown import importance_table
+    from ..data.calibration import load_calibration
+    from ..encoder.loading import load
+    from ..encoder.sources import find_architecture
+    from ..pruning.analyze import analyze
+    from .run_folder import report_there
+    from .shown import importance_table
 
-        report = run_analyze(
-            model,
-            out,
-            calibration=calibration,
-            texts=texts,
-            max_length=max_length,
-            dtype=dtype,
-            plot=plot,
-            force=force,
-            show_progress=not (quiet or as_json),
-        )
-        console.show(report.to_json() if as_json else importance_table(report), as_json, quiet)
+    errors.quiet_libraries()
+    progress = not (quiet or as_json)
+    find_architecture(model)
+    chosen = load_calibration(calibration, limit=texts)
+    with locked(out):
+        report = None if force else report_there(out, model, chosen)
+        if report is None:
+            encoder = load(model, dtype=dtype)
+            report = analyze(encoder, chosen, max_length=max_length, show_progress=progress)
+            report.save(out)
+    if plot is not None:
+        from ..evaluation.plots import drop_order_heatmap
+
+        drop_order_heatmap(report, plot)
+    console.show(report.to_json() if as_json else importance_table(report), as_json, quiet)
 
 
-@app.command(name="drop")
+@verb("drop")
 @options_of(
     DropConfig,
     names={"keep_parameters": "keep-params", "parameters": "params"},
@@ -91,7 +99,6 @@ def drop_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Plan which whole sublayers go (equations 4, 5) and show what that leaves.
 
@@ -99,15 +106,26 @@ def drop_command(
 
     effir drop run --mlp-layers 3,5-8 --params 3.6B
     """
-    with plain_errors(debug):
-        settings = config()
-        from .commands import run_drop
+    from ..model.plan import IMPORTANCE_FILE, ImportanceReport
+    from ..pruning.drop import drop
+    from .run_folder import check_no_plan
 
-        plan, report = run_drop(source, out, settings, dry_run=dry_run, force=force)
-        console.show_plan(plan, report, as_json, quiet)
+    report = None
+    if (Path(source) / IMPORTANCE_FILE).is_file():
+        report, out = ImportanceReport.load(Path(source)), out or Path(source)
+    plan = drop(source if report is None else report.base, config, report)
+    if not dry_run:
+        if out is None:
+            raise ValueError(
+                f"{source} is a model, not a run folder; say where to write with --out"
+            )
+        with locked(out):
+            check_no_plan(out, force)
+            plan.save(out)
+    console.show_plan(plan, report, as_json, quiet)
 
 
-@app.command(name="reconstruct")
+@verb("reconstruct")
 @options_of(ReconstructConfig)
 def reconstruct_command(
     run: Run,
@@ -121,29 +139,33 @@ def reconstruct_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Prune MLP neurons and refit what is left by least squares, without a gradient step.
 
     Without --keep-neurons, and where `effir slim` has chosen none, half of the neurons stay.
     """
-    with plain_errors(debug):
-        settings = config()
-        from .commands import run_reconstruct
+    from ..data.calibration import load_calibration
+    from ..encoder.loading import load
+    from ..encoder.recorded_base import base_source
+    from ..pruning.reconstruct import reconstruct
+    from .run_folder import plan_so_far, slimmed_plan
 
-        plan = run_reconstruct(
-            run,
-            settings,
-            model=model,
-            calibration=calibration,
-            texts=texts,
-            force=force,
-            show_progress=not (quiet or as_json),
-        )
-        console.show_plan(plan, None, as_json, quiet)
+    errors.quiet_libraries()
+    progress = not (quiet or as_json)
+    with locked(run):
+        plan = slimmed_plan(run) if config.keep_neurons is None else None
+        if plan is None:
+            plan = plan_so_far(run, force)
+            if config.keep_neurons is None:
+                config = replace(config, keep_neurons=0.5)
+        name = base_source(model, plan.base.name, run)
+        chosen = load_calibration(calibration, limit=texts)
+        plan = reconstruct(load(name), chosen, config, plan=plan, show_progress=progress)
+        plan.save(run)
+    console.show_plan(plan, None, as_json, quiet)
 
 
-@app.command(name="export")
+@verb("export")
 def export_command(
     run: Run,
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],
@@ -159,25 +181,28 @@ def export_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Write the planned model as an ordinary Sentence Transformers folder."""
-    with plain_errors(debug):
-        from .commands import run_export
+    from ..encoder.loading import load
+    from ..encoder.recorded_base import base_source
+    from ..files import claimed
+    from ..model.peft_folder import with_bases
+    from ..model.plan import PruningPlan
+    from ..pruning.export import export, export_from_disk
 
-        plan = run_export(
-            run,
-            out,
-            model=model,
-            from_disk=from_disk,
-            dtype=dtype,
-            force=force,
-            show_progress=not (quiet or as_json),
-        )
-        console.show_plan(plan, None, as_json, quiet, out)
+    errors.quiet_libraries()
+    plan = PruningPlan.load(run)
+    name = base_source(model, plan.base.name, run)
+    with claimed(out, force=force, sources=with_bases([name])):
+        if from_disk:
+            progress = not (quiet or as_json)
+            export_from_disk(name, plan, out, force=force, show_progress=progress)
+        else:
+            export(load(name, dtype=dtype), plan, out, force=force)
+    console.show_plan(plan, None, as_json, quiet, out)
 
 
-@app.command(name="compress")
+@verb("compress")
 @options_of(CompressConfig, names={"keep_parameters": "keep-params", "calibration_texts": "texts"})
 def compress_command(
     config: Any,
@@ -192,14 +217,48 @@ def compress_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Compress a model in one go; with nothing named, half of the MLP neurons go."""
-    with plain_errors(debug):
-        settings = config()
-        from .commands import run_compress
+    if config_file is not None:
+        if model is not None or config != CompressConfig():
+            raise ValueError("settings are given twice: in --config and on the command line")
+        model, out, config = _read_settings(config_file)
+    if model is None or out is None:
+        raise ValueError("name the model and the folder to write: effir compress MODEL OUT")
+    from ..pruning.compress import compress
 
-        result, folder = run_compress(
-            model, out, settings, config_file, force=force, show_progress=not (quiet or as_json)
-        )
-        console.show_plan(result.plan, result.report, as_json, quiet, folder)
+    errors.quiet_libraries()
+    result = compress(model, out, config, force=force, show_progress=not (quiet or as_json))
+    console.show_plan(result.plan, result.report, as_json, quiet, out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Target:
+    """What a YAML file names beside the settings."""
+
+    model: str | None
+    out: str | None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def _read_settings(path: Path) -> tuple[str | None, Path | None, CompressConfig]:
+    """Return what a YAML file says: the model, the folder to write, and the settings."""
+    settings = _read_yaml(path)
+    with blamed_on(path):
+        target = _Target(model=settings.pop("model", None), out=settings.pop("out", None))
+        config = CompressConfig.from_mapping(settings)
+    return target.model, Path(target.out) if target.out else None, config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there; expected a YAML file with model and out")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no settings; write lines such as `model: NAME`")
+    return content

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from typing import Annotated, Any, get_type_hints
@@ -72,9 +72,6 @@ def options_of(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a verb an option for every field of a dataclass, in place of its `config`.
 
-    The verb gets a function that returns the dataclass, so that what it refuses is an error of the
-    verb and not of typer.
-
     Args:
         config: A dataclass with a line of text under each field.
         left_out: Field -> why it has no option.
@@ -91,19 +88,25 @@ def options_of(
         @wraps(verb)
         def with_config(**values: Any) -> None:
             taken = {x.name: values.pop(x.name) for x in options}
-            verb(**values, config=lambda: settings.read(taken))
+            verb(**values, config=settings.read(taken))
 
-        own = inspect.signature(verb, eval_str=True)
-        parameters = []
-        for name, parameter in own.parameters.items():
-            made = options if name == CONFIG else [parameter]
-            parameters += [x.replace(kind=inspect.Parameter.KEYWORD_ONLY) for x in made]
-        with_config.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-        with_config.__annotations__ = {x.name: x.annotation for x in parameters}
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in inspect.signature(verb, eval_str=True).parameters.items():
+            parameters += options if name == CONFIG else [parameter]
         with_config.settings = settings  # type: ignore[attr-defined]
-        return with_config
+        return with_parameters(with_config, parameters)
 
     return decorate
+
+
+def with_parameters(
+    function: Callable[..., None], parameters: Iterable[inspect.Parameter]
+) -> Callable[..., None]:
+    """Let typer see these parameters of a function, as keywords."""
+    own = [x.replace(kind=inspect.Parameter.KEYWORD_ONLY) for x in parameters]
+    function.__signature__ = inspect.Signature(own)  # type: ignore[attr-defined]
+    function.__annotations__ = {x.name: x.annotation for x in own}
+    return function
 
 
 def field_texts(config: type) -> dict[str, str]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ..errors import plain_errors
+from .. import errors
+from ..files.locks import locked
 from ..pruning.config import SlimConfig
 from ..training.config import DistillConfig, FinetuneConfig
 from . import console
-from .app import app
-from .options import Debug, Dtype, Force, Json, Quiet, Run
+from .app import verb
+from .options import Dtype, Force, Json, Quiet, Run
 from .settings import options_of
 
 Source = Annotated[
@@ -32,7 +34,7 @@ Train = Annotated[
 Negatives = Annotated[int, typer.Option(min=0, help="Hard negatives an example (the paper: 7).")]
 
 
-@app.command(name="slim")
+@verb("slim")
 @options_of(SlimConfig, left_out={"epochs": "the gates train for --steps"})
 def slim_command(
     run: Run,
@@ -48,7 +50,6 @@ def slim_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Choose the MLP neurons that stay by gates trained on retrieval (equations 7, 8).
 
@@ -58,25 +59,48 @@ def slim_command(
 
     effir slim run --train mined.jsonl --sparsity 0.3
     """
-    with plain_errors(debug):
-        settings = config()
-        from .train_commands import run_slim
+    from ..encoder.encoder import transformer_model
+    from ..encoder.loading import load
+    from ..encoder.recorded_base import base_source
+    from ..evaluation.plots import width_plot
+    from ..model.identity import BaseIdentity
+    from ..pruning.slim import slim
+    from ..training.launch import is_main_process, local_device
+    from ..training.stage import Stage, data_record, training_data
+    from .run_folder import SLIM_FOLDER, plan_to_slim
 
-        plan = run_slim(
-            run,
-            train,
-            settings,
-            negatives=negatives,
-            model=model,
-            dtype=dtype,
-            plot=plot,
-            force=force,
-            show_progress=not (quiet or as_json),
-        )
-        console.show_plan(plan, None, as_json, quiet)
+    errors.quiet_libraries()
+    progress, is_main = not (quiet or as_json), is_main_process()
+    with locked(run) if is_main else nullcontext():
+        plan, is_slimmed = plan_to_slim(run, force)
+        name = base_source(model, plan.base.name, run)
+        encoder = load(name, dtype=dtype, device=local_device())
+        plan.base.check_same(BaseIdentity.of(transformer_model(encoder), name))
+        data = training_data(encoder, train, config, negatives=negatives, show_progress=progress)
+        stage = Stage(name="slim", config=config, data=data_record(data))
+        if not is_slimmed:
+            plan = slim(
+                encoder,
+                data,
+                config,
+                run / SLIM_FOLDER,
+                plan=plan,
+                force=force,
+                show_progress=progress and is_main,
+            )
+            if is_main:
+                plan.save(run)
+        elif not stage.is_among(plan.made_by):
+            raise ValueError(
+                f"{run} was slimmed with other settings or examples; choose another run folder, or "
+                "slim again (--force)"
+            )
+    if plot is not None and is_main:
+        width_plot(plan, plot)
+    console.show_plan(plan, None, as_json, quiet)
 
 
-@app.command(name="finetune")
+@verb("finetune")
 @options_of(FinetuneConfig)
 def finetune_command(
     context: typer.Context,
@@ -90,7 +114,6 @@ def finetune_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Train a pruned model for retrieval: contrastive loss, and a teacher's scores (equation 2).
 
@@ -99,27 +122,23 @@ def finetune_command(
 
     effir finetune pruned healed --train mined.jsonl
     """
-    with plain_errors(debug):
-        settings = config()
-        from .train_commands import run_finetune
+    from ..data.training_rows import has_scores
+    from ..training.finetune import finetune
+    from ..training.stage import training_data
+    from .train_sources import load_source
 
-        weighted = context.get_parameter_source("teacher_weight")
-        history = run_finetune(
-            source,
-            out,
-            train,
-            settings,
-            negatives=negatives,
-            needs_scores=str(weighted).endswith("COMMANDLINE") and settings.teacher_weight > 0,
-            model=model,
-            dtype=dtype,
-            force=force,
-            show_progress=not (quiet or as_json),
-        )
-        console.show_trained(history, as_json, quiet, out)
+    progress = not (quiet or as_json)
+    asked = str(context.get_parameter_source("teacher_weight")).endswith("COMMANDLINE")
+    scored = config.teacher_weight > 0 and (asked or has_scores(train))
+    encoder, history = load_source(source, model, dtype)
+    data = training_data(
+        encoder, train, config, negatives=negatives, scored=scored, show_progress=progress
+    )
+    finetune(encoder, data, config, out, history=history, force=force, show_progress=progress)
+    console.show_trained(out, as_json, quiet)
 
 
-@app.command(name="distill")
+@verb("distill")
 @options_of(DistillConfig, left_out={"mini_batch_size": "it is for the contrastive loss alone"})
 def distill_command(
     source: Source,
@@ -148,7 +167,6 @@ def distill_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Train a pruned model to give the full model's vectors; texts are enough, no labels.
 
@@ -157,21 +175,29 @@ def distill_command(
 
     effir distill pruned healed --texts corpus.jsonl
     """
-    with plain_errors(debug):
-        settings = config()
-        from .train_commands import run_distill
+    from ..encoder.encoder import transformer_model
+    from ..encoder.loading import load
+    from ..encoder.recorded_base import base_source, check_recorded
+    from ..training.distill import distill
+    from ..training.launch import local_device
+    from .train_sources import load_source, load_texts
 
-        history = run_distill(
-            source,
-            out,
-            settings,
-            teacher=teacher,
-            texts=texts,
-            text_count=text_count,
-            queries=queries,
-            model=model,
-            dtype=dtype,
-            force=force,
-            show_progress=not (quiet or as_json),
-        )
-        console.show_trained(history, as_json, quiet, out)
+    progress = not (quiet or as_json)
+    encoder, history = load_source(source, model, dtype)
+    name = base_source(teacher or model, history["base"], source, option="--teacher")
+    guide = load(name, device=local_device())
+    if teacher is None:
+        ours, theirs = transformer_model(encoder), transformer_model(guide)
+        check_recorded(theirs, history["fingerprint"], ours.dtype, source, "--teacher")
+    chosen = load_texts(encoder, texts, text_count, queries, progress)
+    distill(
+        encoder,
+        guide,
+        chosen,
+        config,
+        out,
+        history=history,
+        force=force,
+        show_progress=progress,
+    )
+    console.show_trained(out, as_json, quiet)

@@ -8,15 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from .. import errors
-from ..errors import plain_errors
 from . import console
-from .app import app
-from .options import BatchSize, Debug, Dtype, Force, Json, MaxLength, Model, Quiet, Split
+from .app import verb
+from .options import BatchSize, Dtype, Force, Json, MaxLength, Model, Quiet, Split
 
 Out = Annotated[Path, typer.Argument(help="The .jsonl file to write.")]
 
 
-@app.command(name="mine")
+@verb("mine")
 def mine_command(
     model: Model,
     out: Out,
@@ -64,7 +63,6 @@ def mine_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Find hard negatives: passages that MODEL ranks high for a query and nobody judged relevant.
 
@@ -74,46 +72,45 @@ def mine_command(
 
     effir mine MODEL mined.jsonl --data beir/scifact
     """
-    with plain_errors(debug):
-        from ..encoder.loading import load
-        from ..encoder.sources import find_architecture
-        from ..training.mine import check_mining, mine
+    from ..encoder.loading import load
+    from ..encoder.sources import find_architecture
+    from ..training.mine import check_mining, mine
 
-        errors.quiet_libraries()
-        check_mining(data, out, split=split, force=force)
-        find_architecture(model)
-        mined = mine(
-            load(model, dtype=dtype, max_length=max_length),
-            data,
-            out,
-            split=split,
-            negatives=negatives,
-            range_min=range_min,
-            range_max=range_max,
-            relative_margin=relative_margin,
-            query_prompt_name=query_prompt_name,
-            document_prompt_name=document_prompt_name,
-            use_faiss=faiss,
-            fill=fill,
-            show_progress=not (quiet or as_json),
-            force=force,
-        )
-        counts = {
-            "path": str(mined.path),
-            "queries": mined.queries,
-            "negatives": mined.negatives,
-            "short": mined.short,
-            "filled": mined.filled,
-        }
-        text = f"written to {mined.path}: {mined.queries:,} queries, {mined.negatives:,} negatives"
-        if mined.filled:
-            text += f", of which {mined.filled:,} drawn at random where too few were found"
-        if mined.short:
-            text += f"; {mined.short:,} queries have fewer than {negatives} negatives"
-        _show(counts, text, as_json, quiet)
+    errors.quiet_libraries()
+    check_mining(data, out, split=split, force=force)
+    find_architecture(model)
+    mined = mine(
+        load(model, dtype=dtype, max_length=max_length),
+        data,
+        out,
+        split=split,
+        negatives=negatives,
+        range_min=range_min,
+        range_max=range_max,
+        relative_margin=relative_margin,
+        query_prompt_name=query_prompt_name,
+        document_prompt_name=document_prompt_name,
+        use_faiss=faiss,
+        fill=fill,
+        show_progress=not (quiet or as_json),
+        force=force,
+    )
+    counts = {
+        "path": str(mined.path),
+        "queries": mined.queries,
+        "negatives": mined.negatives,
+        "short": mined.short,
+        "filled": mined.filled,
+    }
+    text = f"written to {mined.path}: {mined.queries:,} queries, {mined.negatives:,} negatives"
+    if mined.filled:
+        text += f", of which {mined.filled:,} drawn at random where too few were found"
+    if mined.short:
+        text += f"; {mined.short:,} queries have fewer than {negatives} negatives"
+    _show(counts, text, as_json, quiet)
 
 
-@app.command(name="score")
+@verb("score")
 def score_command(
     model: Annotated[str, typer.Argument(help="Folder or hub name of a cross-encoder (reranker).")],
     source: Annotated[str, typer.Argument(help="The .jsonl file with query, pos and neg.")],
@@ -122,7 +119,6 @@ def score_command(
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
-    debug: Debug = False,
 ) -> None:
     """Add the scores of a cross-encoder to a training file, for distillation.
 
@@ -131,25 +127,24 @@ def score_command(
 
     effir score MODEL mined.jsonl scored.jsonl
     """
-    with plain_errors(debug):
-        from ..training.score import score
+    from ..training.score import score
 
-        errors.quiet_libraries()
-        scored = score(
-            model,
-            source,
-            out,
-            batch_size=batch_size,
-            show_progress=not (quiet or as_json),
-            force=force,
-        )
-        counts = {
-            "path": str(scored.path),
-            "queries": scored.queries,
-            "passages": scored.passages,
-        }
-        text = f"written to {scored.path}: {scored.queries:,} queries, {scored.passages:,} scores"
-        _show(counts, text, as_json, quiet)
+    errors.quiet_libraries()
+    scored = score(
+        model,
+        source,
+        out,
+        batch_size=batch_size,
+        show_progress=not (quiet or as_json),
+        force=force,
+    )
+    counts = {
+        "path": str(scored.path),
+        "queries": scored.queries,
+        "passages": scored.passages,
+    }
+    text = f"written to {scored.path}: {scored.queries:,} queries, {scored.passages:,} scores"
+    _show(counts, text, as_json, quiet)
 
 
 def _show(counts: dict[str, Any], text: str, as_json: bool, quiet: bool) -> None:

@@ -98,7 +98,7 @@ def test_a_verb_hands_on_what_was_given_and_the_defaults_of_the_rest() -> None:
 
     @options_of(DropConfig, parsers={"mlp_layers": lambda text: tuple(map(int, text))})
     def kept(config) -> None:
-        found.append(config())
+        found.append(config)
 
     kept(**{**given, "mlp_layers": "13"})
     kept(**{**given, "mlp_layers": None, "block": 2})

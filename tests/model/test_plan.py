@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import tiny_model
 
-from effir_integrations.cli.commands import plan_so_far
+from effir_integrations.cli.run_folder import plan_so_far
 from effir_integrations.model.plan import BaseIdentity, ImportanceReport, PruningPlan, versions
 
 
