@@ -44,14 +44,38 @@ def apply(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> 
     """
     plan.base.check_same(BaseIdentity.of(model))
     check_code(model)
+    cut(model, plan)
+    _set_outputs(model, plan)
+    return _as_pruned_class(model, plan, gates)
+
+
+def cut(model: PreTrainedModel, plan: PruningPlan) -> None:
+    """Give a base model, on any device, the shape that a plan leaves; new biases are zero."""
     architecture = find(model.config)
     if plan.drop_attention:
         drop_attention(model, architecture, plan.drop_attention)
     if plan.drop_mlp:
         drop_mlp(model, architecture, plan.drop_mlp)
     keep_neurons(model, architecture, plan.neurons)
-    _set_outputs(model, plan)
-    return _as_pruned_class(model, plan, gates)
+    if plan.adds_output_bias:
+        layers, widths = model_layers(model, architecture), mlp_widths(model, architecture)
+        for layer, width in zip(layers, widths, strict=True):
+            if width:
+                add_output_bias(layer, architecture)
+
+
+def config_of_cut(
+    model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False
+) -> PretrainedConfig:
+    """Return the config of the pruned class for a base model that `cut` has shaped."""
+    architecture = find(model.config)
+    return pruned_config(
+        model.config,
+        mlp_widths=mlp_widths(model, architecture),
+        dropped_attention=dropped_attention(model, architecture),
+        mlp_output_bias=plan.adds_output_bias or getattr(model.config, "mlp_output_bias", False),
+        mlp_gates=gates,
+    )
 
 
 @contextmanager
@@ -144,10 +168,6 @@ def _likeness_to_pruned_class(model: PreTrainedModel) -> float:
 def _set_outputs(model: PreTrainedModel, plan: PruningPlan) -> None:
     architecture = find(model.config)
     layers = model_layers(model, architecture)
-    if plan.adds_output_bias:
-        for module, width in zip(layers, mlp_widths(model, architecture), strict=True):
-            if width:
-                add_output_bias(module, architecture)
     for layer, parts in plan.outputs.items():
         output = layers[layer].get_submodule(architecture.mlp_output)
         for part, values in parts.items():
@@ -162,17 +182,10 @@ def _set_outputs(model: PreTrainedModel, plan: PruningPlan) -> None:
 
 def _as_pruned_class(model: PreTrainedModel, plan: PruningPlan, gates: bool) -> PreTrainedModel:
     """Move tensors and buffers of a sliced base model into the class that can be reloaded."""
-    architecture = find(model.config)
-    config = pruned_config(
-        model.config,
-        mlp_widths=mlp_widths(model, architecture),
-        dropped_attention=dropped_attention(model, architecture),
-        mlp_output_bias=plan.adds_output_bias or getattr(model.config, "mlp_output_bias", False),
-        mlp_gates=gates,
-    )
+    config = config_of_cut(model, plan, gates=gates)
     config._attn_implementation = model.config._attn_implementation
     with torch.device("meta"):
-        pruned = model_class(architecture.family)(config)
+        pruned = model_class(find(config).family)(config)
     state = model.state_dict()
     for name, parameter in pruned.named_parameters():
         if name.endswith(".neuron_gate"):

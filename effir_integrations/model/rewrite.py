@@ -13,25 +13,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..files import check_space
+from .apply import config_of_cut, cut
 from .families import Architecture, find
 from .identity import BaseIdentity
-from .modeling import model_class, pruned_config, standalone_source, write_standalone
+from .modeling import model_class, standalone_source, write_standalone
 from .plan import PruningPlan
 from .safetensors_files import StoredTensor
 from .shards import PlannedTensor, Shard, check_written, lay_out, write_shards, written_bytes
 from .stored import StoredBase
-from .surgery import (
-    add_output_bias,
-    drop_attention,
-    drop_mlp,
-    dropped_attention,
-    keep_neurons,
-    mlp_widths,
-    model_layers,
-)
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
 SHARD_BYTES = 5_000_000_000
 
@@ -120,36 +112,15 @@ def _planned_output(
         raise ValueError(f"shard_bytes={shard_bytes} must be positive; {SHARD_BYTES:,} is usual")
     base = StoredBase.read(source)
     plan.base.check_same(base.identity())
-    config = _reduce(base.model, plan)
+    cut(base.model, plan)
+    config = config_of_cut(base.model, plan)
+    config.architectures = [model_class(find(config).family).__name__]
     return config, lay_out(_planned_tensors(base, plan), shard_bytes)
 
 
 def _output_bytes(config: PretrainedConfig, shards: list[Shard]) -> int:
     texts = (config.to_json_string(), standalone_source(find(config)))
     return written_bytes(shards) + sum(len(text.encode()) for text in texts)
-
-
-def _reduce(model: PreTrainedModel, plan: PruningPlan) -> PretrainedConfig:
-    """Cut the meta model as `apply` cuts a loaded one, and return the pruned config."""
-    architecture = find(model.config)
-    if plan.drop_attention:
-        drop_attention(model, architecture, plan.drop_attention)
-    if plan.drop_mlp:
-        drop_mlp(model, architecture, plan.drop_mlp)
-    keep_neurons(model, architecture, plan.neurons)
-    widths = mlp_widths(model, architecture)
-    if plan.adds_output_bias:
-        for layer, width in zip(model_layers(model, architecture), widths, strict=True):
-            if width:
-                add_output_bias(layer, architecture)
-    config = pruned_config(
-        model.config,
-        mlp_widths=widths,
-        dropped_attention=dropped_attention(model, architecture),
-        mlp_output_bias=plan.adds_output_bias or getattr(model.config, "mlp_output_bias", False),
-    )
-    config.architectures = [model_class(architecture.family).__name__]
-    return config
 
 
 def _planned_tensors(base: StoredBase, plan: PruningPlan) -> Iterator[PlannedTensor]:
