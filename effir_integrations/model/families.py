@@ -7,7 +7,7 @@ that `AutoModel` returns).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -86,14 +86,8 @@ def _gated_decoder(family: str, class_prefix: str) -> Architecture:
 
 def _sandwich_decoder(family: str, class_prefix: str) -> Architecture:
     """Return the row of decoders that norm each branch before and after (Gemma 2 and 3)."""
-    return Architecture(
-        family=family,
-        class_prefix=class_prefix,
-        layers="layers",
-        attention_inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        attention_output="self_attn.o_proj",
-        mlp_inputs=("mlp.gate_proj", "mlp.up_proj"),
-        mlp_output="mlp.down_proj",
+    return replace(
+        _gated_decoder(family, class_prefix),
         without_attention={
             "self_attn": "zero_pair",
             "input_layernorm": "identity",
@@ -136,18 +130,11 @@ _ROWS = (
     _gated_decoder("gemma", "Gemma"),
     _sandwich_decoder("gemma2", "Gemma2"),
     _sandwich_decoder("gemma3_text", "Gemma3Text"),
-    Architecture(
-        family="phi3",
-        class_prefix="Phi3",
-        layers="layers",
+    replace(
+        _gated_decoder("phi3", "Phi3"),
         attention_inputs=("self_attn.qkv_proj",),
-        attention_output="self_attn.o_proj",
         mlp_inputs=("mlp.gate_up_proj",),
-        mlp_output="mlp.down_proj",
         fused_inputs=2,
-        without_attention={"self_attn": "zero_pair", "input_layernorm": "identity"},
-        without_mlp={"mlp": "zero", "post_attention_layernorm": "identity"},
-        between="post_attention_layernorm",
     ),
     Architecture(
         family="modernbert",
@@ -166,20 +153,12 @@ _ROWS = (
     _post_norm_encoder("bert", "Bert"),
     _post_norm_encoder("roberta", "Roberta"),
     _post_norm_encoder("xlm-roberta", "XLMRoberta"),
-    Architecture(
-        family="mpnet",
-        class_prefix="MPNet",
-        layers="encoder.layer",
+    replace(
+        _post_norm_encoder("mpnet", "MPNet"),
         attention_inputs=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_output="attention.attn.o",
-        mlp_inputs=("intermediate.dense",),
-        mlp_output="output.dense",
         without_attention={"attention.attn": "zero_pair"},
-        without_mlp={"intermediate": "identity", "output.dense": "zero"},
-        between="intermediate",
         attention_sum="attention.LayerNorm",
-        mlp_sum="output.LayerNorm",
-        causal=False,
     ),
     Architecture(
         family="distilbert",
