@@ -33,6 +33,15 @@ def show(content: Any, as_json: bool, quiet: bool) -> None:
         stdout().print(content)
 
 
+def show_line(content: Any, line: str, as_json: bool, quiet: bool) -> None:
+    """Print a result as JSON, as one line, or not at all."""
+    if as_json:
+        print_json(content)
+    elif not quiet:
+        # unlike a table, a path must not be broken where the console ends
+        stdout().print(line, soft_wrap=True, markup=False)
+
+
 def show_plan(
     plan: PruningPlan,
     report: ImportanceReport | None,

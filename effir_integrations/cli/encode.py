@@ -104,14 +104,14 @@ def encode_command(
             raise ValueError("--device is chosen by the cluster; leave it out with --ray")
         config = {**settings, **loading, "role": role.value, "actors": actors}
         result = _encode_on_ray(model, data, out, ray, config, force, show_progress)
-        _show(asdict(result), _shards_line(result), as_json, quiet)
+        console.show_line(asdict(result), _shards_line(result), as_json, quiet)
         return
     if actors is not None:
         raise ValueError(f"--actors {actors} is for --ray; leave it out")
     loading["device"] = device
     options = {**settings, "force": force, "show_progress": show_progress}
     encoded = _encode_here(model, data, Path(out), role.value, loading, options)
-    _show(_content(encoded), _line(encoded), as_json, quiet)
+    console.show_line(_content(encoded), _line(encoded), as_json, quiet)
 
 
 def _encode_here(
@@ -175,14 +175,6 @@ def _check_device(device: str | None) -> None:
         raise ValueError(
             f"device {device!r} cannot be used ({reason:.120}); choose cpu, cuda, cuda:1 or mps"
         ) from error
-
-
-def _show(content: dict[str, Any], line: str, as_json: bool, quiet: bool) -> None:
-    if as_json:
-        console.show(content, as_json, quiet)
-    elif not quiet:
-        # unlike a table, a path must not be broken where the console ends
-        console.stdout().print(line, soft_wrap=True, markup=False)
 
 
 def _shards_line(encoding: ClusterEncoding) -> str:

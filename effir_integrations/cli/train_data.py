@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -107,7 +107,7 @@ def mine_command(
         text += f", of which {mined.filled:,} drawn at random where too few were found"
     if mined.short:
         text += f"; {mined.short:,} queries have fewer than {negatives} negatives"
-    _show(counts, text, as_json, quiet)
+    console.show_line(counts, text, as_json, quiet)
 
 
 @verb("score")
@@ -144,12 +144,4 @@ def score_command(
         "passages": scored.passages,
     }
     text = f"written to {scored.path}: {scored.queries:,} queries, {scored.passages:,} scores"
-    _show(counts, text, as_json, quiet)
-
-
-def _show(counts: dict[str, Any], text: str, as_json: bool, quiet: bool) -> None:
-    if not (as_json or quiet):
-        # Unlike a table, a path must not be broken where the console ends.
-        console.stdout().print(text, soft_wrap=True, markup=False)
-    else:
-        console.show(counts, as_json, quiet)
+    console.show_line(counts, text, as_json, quiet)

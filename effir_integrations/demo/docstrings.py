@@ -17,6 +17,7 @@ import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 
 from effir_integrations.files import check_target, new_folder
@@ -79,15 +80,12 @@ def build_docstring_corpus(
     out = Path(out)
     check_target(out, force=True)
     library = Path(sysconfig.get_path("stdlib")) if library is None else Path(library)
-    sources = _sources(library)
-    if not sources:
-        raise FileNotFoundError(_no_sources(library, "no Python source file"))
-    progress = progress_bar(sources, desc="Reading docstrings", unit="file", shown=show_progress)
-    items = _distinct(item for source in progress for item in _items_of_file(source, library))
+    found = starmap(_known_item, read_docstrings(library, show_progress=show_progress))
+    items = _distinct(item for item in found if item is not None)
     if not items:
         raise FileNotFoundError(_no_sources(library, "no docstring of two paragraphs"))
     _write(out, items)
-    logger.info("wrote %d known items from %d files to %s", len(items), len(sources), out)
+    logger.info("wrote %d known items from %s to %s", len(items), library, out)
     return out
 
 
@@ -121,23 +119,25 @@ def _is_public(name: str) -> bool:
     return not name.startswith("_") or (name.startswith("__") and name.endswith("__"))
 
 
-def read_docstrings(library: Path | None = None) -> Iterator[tuple[str, str, str]]:
+def read_docstrings(
+    library: Path | None = None, *, show_progress: bool = False
+) -> Iterator[tuple[str, str, str]]:
     """Yield qualified name, signature (none for a module) and docstring of all that is public.
 
     Args:
         library: Folder of Python sources; by default the running interpreter's standard library.
+        show_progress: Draw a progress bar over the source files.
+
+    Raises:
+        FileNotFoundError: There are no sources.
     """
     library = Path(sysconfig.get_path("stdlib")) if library is None else Path(library)
-    for source in _sources(library):
+    sources = _sources(library)
+    if not sources:
+        raise FileNotFoundError(_no_sources(library, "no Python source file"))
+    bar = progress_bar(sources, desc="Reading docstrings", unit="file", shown=show_progress)
+    for source in bar:
         yield from _docstrings_of_file(source, library)
-
-
-def _items_of_file(source: Path, library: Path) -> Iterator[KnownItem]:
-    """Yield the known items of one source file, in source order."""
-    for name, signature, docstring in _docstrings_of_file(source, library):
-        item = _known_item(name, signature, docstring)
-        if item is not None:
-            yield item
 
 
 def _docstrings_of_file(source: Path, library: Path) -> Iterator[tuple[str, str, str]]:
