@@ -30,6 +30,10 @@ from .options import (
 from .parsers import parse_count, parse_layers
 from .settings import options_of
 
+Base = Annotated[
+    str | None, typer.Option(help="The base, if it is no longer where the run folder says.")
+]
+
 
 @verb("analyze")
 def analyze_command(
@@ -130,10 +134,7 @@ def drop_command(
 def reconstruct_command(
     run: Run,
     config: Any,
-    model: Annotated[
-        str | None,
-        typer.Option(help="The base, if it is no longer where the run folder says."),
-    ] = None,
+    model: Base = None,
     calibration: Texts = None,
     texts: TextCount = 256,
     force: Force = False,
@@ -169,10 +170,7 @@ def reconstruct_command(
 def export_command(
     run: Run,
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="The base, if it is no longer where the run folder says."),
-    ] = None,
+    model: Base = None,
     from_disk: Annotated[
         bool,
         typer.Option("--from-disk", help="Rewrite the checkpoint tensor by tensor: little memory."),

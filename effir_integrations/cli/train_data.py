@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -95,13 +96,7 @@ def mine_command(
         show_progress=not (quiet or as_json),
         force=force,
     )
-    counts = {
-        "path": str(mined.path),
-        "queries": mined.queries,
-        "negatives": mined.negatives,
-        "short": mined.short,
-        "filled": mined.filled,
-    }
+    counts = {**asdict(mined), "path": str(mined.path)}
     text = f"written to {mined.path}: {mined.queries:,} queries, {mined.negatives:,} negatives"
     if mined.filled:
         text += f", of which {mined.filled:,} drawn at random where too few were found"
@@ -138,10 +133,6 @@ def score_command(
         show_progress=not (quiet or as_json),
         force=force,
     )
-    counts = {
-        "path": str(scored.path),
-        "queries": scored.queries,
-        "passages": scored.passages,
-    }
+    counts = {**asdict(scored), "path": str(scored.path)}
     text = f"written to {scored.path}: {scored.queries:,} queries, {scored.passages:,} scores"
     console.show_line(counts, text, as_json, quiet)

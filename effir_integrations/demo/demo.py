@@ -7,14 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.beir import load_beir
 from ..data.calibration import load_calibration
 from ..encoder.encoder import role_prompt, transformer_model
 from ..encoder.loading import load
 from ..encoder.mini import MINI
+from ..evaluation.compare import compare
 from ..files import check_target, write_json
 from ..model.identity import BaseIdentity
 from ..pruning.compress import compress
 from ..pruning.config import CompressConfig
+from .docstrings import build_docstring_corpus
+from .questions import ask
 
 if TYPE_CHECKING:
     from ..encoder.encoder import Encoder
@@ -65,10 +69,6 @@ def demo(
         FileNotFoundError: There is no such model.
         ValueError: The model's family is not supported, or it has fewer than two MLPs.
     """
-    from ..data.beir import load_beir
-    from ..evaluation.compare import compare
-    from .docstrings import build_docstring_corpus
-
     base = MINI if model is None else model
     data = out / _TEXTS
     # a demo that was interrupted has its text already, which is how it is told from other folders
@@ -112,9 +112,6 @@ def ask_demo(out: Path = Path("effir-demo"), *, show_progress: bool = False) -> 
     Raises:
         FileNotFoundError: `demo` has not written there.
     """
-    from ..data.beir import load_beir
-    from .questions import ask
-
     documents = load_beir(out / _TEXTS).documents
     asked = ask(out / COARSE_TO_FINE, documents, out / "indexes", show_progress=show_progress)
     write_json(out / _QUESTIONS, asked.to_json())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..data.text import clean_text
 from .tokenization import cut_to
 
 if TYPE_CHECKING:
@@ -63,8 +64,6 @@ def search_vectors(
     Raises:
         ValueError: If the model's similarity is a distance, or `max_length` cannot be had.
     """
-    from ..data.text import clean_text
-
     plain = inner_product_is_similarity(model)
     method: Any = model.encode_query if kind == "query" else model.encode_document
     vectors = method(
