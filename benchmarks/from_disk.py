@@ -23,8 +23,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from effir_integrations import mini_path
+
 SHARD_BYTES = 1_000_000_000
 BLOCK = 1 << 24
+REFITTED = 2
+"""MLPs that `--reconstruct` narrows."""
 
 
 def main() -> None:
@@ -35,6 +39,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--hidden", type=int, default=2048)
     parser.add_argument("--intermediate", type=int, default=9216)
+    parser.add_argument(
+        "--reconstruct", action="store_true", help="memory of `reconstruct` instead"
+    )
     parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.step:
@@ -44,6 +51,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder, prefix="effir-from-disk-") as folder:
         source = Path(folder) / "base"
         make_checkpoint(source, options.layers, options.hidden, options.intermediate)
+        if options.reconstruct:
+            measure_reconstruct(source)
+            return
         compare(source, Path(folder), options.repeats)
 
 
@@ -120,7 +130,35 @@ def copy(source: Path, target: Path) -> dict[str, float]:
     return {"cp": seconds, "cp_cpu": used.ru_utime + used.ru_stime}
 
 
-STEPS: dict[str, Callable[[Path, Path], dict[str, float]]] = {"rewrite": rewrite, "copy": copy}
+def reconstruct(source: Path, target: Path) -> dict[str, float]:
+    """Keep half of the neurons of the first MLPs, all others dropped; texts are few and short.
+
+    What is held at a time is one layer, its Gram matrix and its inverse, however many follow.
+    """
+    from effir_integrations.data.calibration import load_calibration
+    from effir_integrations.encoder.encoder import transformer_model
+    from effir_integrations.encoder.loading import load
+    from effir_integrations.model.identity import BaseIdentity
+    from effir_integrations.model.plan import PruningPlan
+    from effir_integrations.pruning.config import ReconstructConfig
+    from effir_integrations.pruning.reconstruct import reconstruct
+
+    after_imports = peak_bytes()
+    encoder = load(source, device="cpu", from_disk=True)
+    base = BaseIdentity.of(transformer_model(encoder))
+    plan = PruningPlan(base=base, drop_mlp=tuple(range(REFITTED, base.layers)))
+    config = ReconstructConfig(keep_neurons=0.5, max_length=32)
+    start = time.perf_counter()
+    reconstruct(encoder, load_calibration(None, limit=16, seed=0), config, plan=plan)
+    seconds = time.perf_counter() - start
+    return {"reconstruct": seconds, "peak_after_imports": after_imports, "peak": peak_bytes()}
+
+
+STEPS: dict[str, Callable[[Path, Path], dict[str, float]]] = {
+    "rewrite": rewrite,
+    "copy": copy,
+    "reconstruct": reconstruct,
+}
 
 
 def peak_bytes() -> int:
@@ -158,6 +196,18 @@ def compare(source: Path, folder: Path, repeats: int) -> None:
     for suffix, what in (("", "elapsed"), ("_cpu", "processor time")):
         ratios = [run[f"rewrite{suffix}"] / run[f"cp{suffix}"] for run in runs]
         print(f"rewrite / cp, {what}: {spread(ratios)}")
+
+
+def measure_reconstruct(source: Path) -> None:
+    """Reconstruct with layers on disk in a fresh process, and print the peak of its memory."""
+    for file in Path(mini_path()).glob("*token*"):
+        shutil.copy(file, source)
+    weights = sorted(source.glob("*.safetensors"))
+    print(f"source: {sum(x.stat().st_size for x in weights) / 1e9:.2f} GB, {len(weights)} shards")
+    run = in_fresh_process("reconstruct", source, source)
+    print(f"peak memory: {run['peak'] / 1e6:,.0f} MB, of which")
+    print(f"  after imports: {run['peak_after_imports'] / 1e6:,.0f} MB")
+    print(f"reconstruct of {REFITTED} MLPs: {run['reconstruct']:.0f} s")
 
 
 def warm(files: list[Path]) -> None:

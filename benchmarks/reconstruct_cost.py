@@ -32,7 +32,10 @@ from effir_integrations.pruning.methods import Reconstruct
 from effir_integrations.pruning.moments import Moments
 from effir_integrations.pruning.reconstruct import reconstruct
 
-_PARTS = {"products": [(Moments, "add")], "solves": [(Moments, "fit"), (Reconstruct, "removal")]}
+_PARTS: dict[str, list[tuple[Any, str]]] = {
+    "products": [(Moments, "add")],
+    "solves": [(Moments, "fit"), (Reconstruct, "removal")],
+}
 
 
 def arguments() -> argparse.Namespace:

@@ -27,6 +27,14 @@ MaxLength = Annotated[
     typer.Option(min=1, help="Tokens a text is cut to. Default: the model's own limit."),
 ]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's own), fp32, bf16 or fp16.")]
+FromDisk = Annotated[
+    bool,
+    typer.Option(
+        "--from-disk",
+        help="Read the checkpoint layer by layer or tensor by tensor, for "
+        "a model that is larger than memory.",
+    ),
+]
 Data = Annotated[str, typer.Option(help="BEIR folder, or a datasets name such as mteb/scifact.")]
 Split = Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv to use.")]
 DropSameId = Annotated[

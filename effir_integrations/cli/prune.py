@@ -19,6 +19,7 @@ from .options import (
     MODEL_HELP,
     Dtype,
     Force,
+    FromDisk,
     Json,
     MaxLength,
     Model,
@@ -44,6 +45,7 @@ def analyze_command(
     calibration: Texts = None,
     texts: TextCount = 256,
     max_length: MaxLength = None,
+    from_disk: FromDisk = False,
     dtype: Dtype = "auto",
     plot: Annotated[
         Path | None,
@@ -68,7 +70,7 @@ def analyze_command(
     with locked(out):
         report = None if force else report_there(out, model, chosen)
         if report is None:
-            encoder = load(model, dtype=dtype)
+            encoder = load(model, dtype=dtype, from_disk=from_disk)
             report = analyze(encoder, chosen, max_length=max_length, show_progress=progress)
             report.save(out)
     if plot is not None:
@@ -137,6 +139,7 @@ def reconstruct_command(
     model: Base = None,
     calibration: Texts = None,
     texts: TextCount = 256,
+    from_disk: FromDisk = False,
     force: Force = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -161,7 +164,8 @@ def reconstruct_command(
                 config = replace(config, keep_neurons=0.5)
         name = base_source(model, plan.base.name, run)
         chosen = load_calibration(calibration, limit=texts)
-        plan = reconstruct(load(name), chosen, config, plan=plan, show_progress=progress)
+        encoder = load(name, from_disk=from_disk)
+        plan = reconstruct(encoder, chosen, config, plan=plan, show_progress=progress)
         plan.save(run)
     console.show_plan(plan, None, as_json, quiet)
 
@@ -171,10 +175,7 @@ def export_command(
     run: Run,
     out: Annotated[Path, typer.Argument(help="Model folder to write.")],
     model: Base = None,
-    from_disk: Annotated[
-        bool,
-        typer.Option("--from-disk", help="Rewrite the checkpoint tensor by tensor: little memory."),
-    ] = False,
+    from_disk: FromDisk = False,
     dtype: Dtype = "auto",
     force: Force = False,
     quiet: Quiet = False,

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from sentence_transformers.util import get_device_name
 
+from ..extras import import_extra
 from ..model.config_file import blamed_on_config, check_tokenizer
 from ..model.families import find
+from ..model.offload import device_map
 from ..model.peft_folder import find_adapter
 from .encoder import Encoder, transformer_model
 from .inference import TEXT_ONLY
@@ -50,6 +53,7 @@ def load(
     prompts: dict[str, str] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    from_disk: bool = False,
 ) -> Encoder:
     """Load a Sentence Transformers folder, or make an encoder of a bare Hugging Face model.
 
@@ -72,6 +76,8 @@ def load(
         prompts: Name -> text put in front, for a bare model or over the folder's own.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run modelling code that lies in the folder.
+        from_disk: Leave layers on disk and read each when it runs: for a model that is larger than
+            memory, to `analyze` and `reconstruct`, on an accelerator as well.
 
     Raises:
         FileNotFoundError: The folder, the model on the hub or a weight file is missing.
@@ -87,8 +93,14 @@ def load(
     check_tokenizer(transformer_folder(Path(name)))
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     model_kwargs: dict[str, Any] = {**options, "use_safetensors": True}
+    if from_disk:
+        _check_only_read(name, precision, compile)
+        import_extra("accelerate", "train")
+        config = read_config(name, **shared)
+        device = device or get_device_name()
+        model_kwargs["device_map"] = device_map(config, device)
     encoder = _encoder(name, pooling, model_kwargs, shared, device=device, prompts=prompts)
-    config: Any = transformer_model(encoder).config
+    config = transformer_model(encoder).config
     # Transformers 5.23 no longer writes it down, and before, a merged adapter had its base's
     config._commit_hash = hub_commit(name, revision)
     if max_length is not None:
@@ -97,10 +109,25 @@ def load(
     if precision is not None:
         quantise(transformer_model(encoder), precision)
     encoder.eval()
-    encoder.find_shortcuts()
+    if not from_disk:  # two forward passes, in which every layer would be read
+        encoder.find_shortcuts()
     if compile:
         _compile(encoder)
     return encoder
+
+
+def _check_only_read(name: str, precision: str | None, compile: bool) -> None:
+    """Refuse to leave on disk what is not as it lies there."""
+    if precision is not None or compile:
+        raise ValueError(
+            "from_disk reads each layer when it runs, to analyze and reconstruct; leave precision "
+            "and compile out, or load all of the model"
+        )
+    if find_adapter(config_place(name)) is not None:
+        raise ValueError(
+            f"{name} is an adapter, which is merged in memory; load all of it, save it, and give "
+            "that folder"
+        )
 
 
 def loaded(model: SentenceTransformer | str | Path) -> SentenceTransformer:

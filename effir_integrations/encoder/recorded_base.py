@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..model.identity import BaseIdentity, output_weights
+from ..model.identity import BaseIdentity, first_rows
 from .sources import find_architecture
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def check_recorded(
     Raises:
         ValueError: The weights differ.
     """
-    rows = [model.get_parameter(name)[0] for name in output_weights(model)]
+    rows = list(first_rows(model))
     found = (BaseIdentity.of_rows(model, (row.to(x) for row in rows)) for x in (model.dtype, dtype))
     if all(identity.fingerprint != fingerprint for identity in found):
         raise ValueError(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 import transformers
 
 from .families import PREFIX, find
-from .hooks import TOKENS, token_ids
+from .hooks import TOKENS, masked, token_ids
 from .identity import BaseIdentity
 from .modeling import model_class, pruned_config
+from .offload import is_on_disk
 from .plan import PruningPlan
 from .surgery import (
     add_output_bias,
@@ -79,23 +81,27 @@ def config_of_cut(
 
 
 @contextmanager
-def sliced(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
-    """Put copies that are narrowed and refitted as the plan says in the place of their layers.
+def as_planned(model: PreTrainedModel, plan: PruningPlan, layer: int) -> Iterator[None]:
+    """Let one layer compute what is left of it, while the context lasts.
 
-    Only while the context lasts; the model's own layers stay as they are.
+    A narrowed copy takes its place, which costs less than its full width; a layer that was left on
+    disk is masked.
     """
     architecture = find(model.config)
     layers = model_layers(model, architecture)
-    own = {layer: layers[layer] for layer in plan.neurons}
+    own = layers[layer]
+    if layer not in plan.neurons or is_on_disk(own):
+        with masked(model, plan):
+            yield
+        return
     try:
-        for layer, module in own.items():
-            layers[layer] = copy.deepcopy(module)
-        keep_neurons(model, architecture, plan.neurons)
-        _set_outputs(model, plan)
-        yield
+        layers[layer] = copy.deepcopy(own)
+        keep_neurons(model, architecture, {layer: plan.neurons[layer]})
+        _set_outputs(model, replace(plan, outputs={layer: plan.outputs.get(layer, {})}))
+        with masked(model, replace(plan, neurons={}, outputs={})):
+            yield
     finally:
-        for layer, module in own.items():
-            layers[layer] = module
+        layers[layer] = own
 
 
 def least_cosine(dtype: torch.dtype) -> float:

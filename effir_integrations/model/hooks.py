@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from .families import Architecture, find
+from .offload import parameter_of
 from .plan import PruningPlan
-from .surgery import dropped_attention, mlp_widths, model_layers, projection_shape
+from .surgery import dropped_attention, mlp_widths, model_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -95,11 +96,12 @@ def capture(
         ValueError: The model splits its MLP into chunks.
         RuntimeError: A layer did not run, or its hooks did not.
     """
+    model: Any = encoder[0].model
     mask = token_mask(batch)
     found: dict[int, dict[str, Any]] = {layer: {} for layer in layers}
     with ExitStack() as stack:
         for layer in layers:
-            module = model_layers(encoder[0].model, architecture)[layer]
+            module = model_layers(model, architecture)[layer]
             for handle in _Watch(found[layer], layer, mask).hook(module, architecture):
                 stack.callback(handle.remove)
         first, last = min(layers), max(layers)
@@ -151,7 +153,8 @@ def _run(
     start: LayerOutput | None,
 ) -> LayerOutput | None:
     """Run the layers from `first` to `last` on what the one before them returned."""
-    layers = model_layers(encoder[0].model, architecture)
+    model: Any = encoder[0].model
+    layers = model_layers(model, architecture)
     returned: list[LayerOutput] = []
 
     def stop(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -285,8 +288,13 @@ def token_mask(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 def output_weight(output: Any) -> torch.Tensor:
     """Return the weight of an output projection as (hidden, neurons), whatever its kind."""
-    weight = output.weight.detach()
+    weight = parameter_of(output, "weight")
     return weight if isinstance(output, nn.Linear) else weight.T
+
+
+def output_bias(output: Any) -> torch.Tensor | None:
+    """Return the bias of an output projection, (hidden,), where it has one."""
+    return None if output.bias is None else parameter_of(output, "bias")
 
 
 @contextmanager
@@ -316,21 +324,21 @@ def masked(model: PreTrainedModel, plan: PruningPlan) -> Iterator[None]:
 
 
 def _new_output(output: Any, plan: PruningPlan, layer: int) -> NewOutput:
+    old = output_weight(output)
     neurons = plan.neurons.get(layer)
     if neurons is None:
-        neurons = torch.arange(projection_shape(output)[0])
+        neurons = torch.arange(old.shape[1])
     parts = plan.outputs.get(layer, {})
     if "weight" in parts:
         weight = parts["weight"] if isinstance(output, nn.Linear) else parts["weight"].T
     else:
-        weight = output_weight(output).index_select(1, neurons.to(output.weight.device))
-    bias = parts.get("bias", output.bias)
+        weight = old.index_select(1, neurons.to(old.device))
+    bias = parts.get("bias", output_bias(output))
     # what is written to disk has the model's dtype, so that is what is compared
-    device, dtype = output.weight.device, output.weight.dtype
     return NewOutput(
         neurons=neurons,
-        weight=weight.to(device, dtype),
-        bias=None if bias is None else bias.detach().to(device, dtype),
+        weight=weight.to(old),
+        bias=None if bias is None else bias.to(old),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 
 from ..fields import check_fields
 from .families import Architecture, find
+from .offload import parameter_of
 from .surgery import dropped_attention, mlp_widths, model_layers, parameter_count, projection_shape
 
 if TYPE_CHECKING:
@@ -62,9 +63,8 @@ class BaseIdentity:
 
     @classmethod
     def of(cls, model: PreTrainedModel, name: str | None = None) -> BaseIdentity:
-        """Describe a base model, on any device but meta."""
-        rows = (model.get_parameter(weight)[0] for weight in output_weights(model))
-        return cls.of_rows(model, rows, name)
+        """Describe a base model, in memory or with layers on disk."""
+        return cls.of_rows(model, first_rows(model), name)
 
     @classmethod
     def of_rows(
@@ -145,6 +145,13 @@ def output_weights(model: PreTrainedModel) -> list[str]:
         paths += [architecture.mlp_output] if width else []
         names += [f"{architecture.layers}.{layer}.{path}.weight" for path in paths]
     return names
+
+
+def first_rows(model: PreTrainedModel) -> Iterator[torch.Tensor]:
+    """Yield the first row of each of `output_weights`, from disk where layers were left there."""
+    for name in output_weights(model):
+        module, _, leaf = name.rpartition(".")
+        yield parameter_of(model.get_submodule(module), leaf)[0]
 
 
 def _fingerprint(rows: Iterable[torch.Tensor]) -> str:

@@ -38,7 +38,7 @@ class Plain:
         """Rank the neurons of one MLP.
 
         Args:
-            moments: Of its neurons' activations.
+            moments: Of its neurons' activations; used up.
             weight: Of the output projection, (hidden, neurons), fp64.
             bias: Whether that projection has a bias.
             ridge: Pull towards the present weights, where something is refitted.
@@ -91,7 +91,7 @@ class Reconstruct(Plain):
         """Rank the neurons of one MLP by backward elimination."""
         from .ranking import rank_together
 
-        removal = rank_together(moments.gram(centred=bias), weight, ridge)
+        removal = rank_together(moments.take_gram(centred=bias), weight, ridge)
         # a sum over tokens, each in units of its stream, is what layers can be compared by
         return replace(removal, cost=removal.cost * moments.weight)
 

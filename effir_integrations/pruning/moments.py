@@ -82,6 +82,12 @@ class Moments:
             gram.addr_(self.mean, self.mean, alpha=-1)
         return gram
 
+    def take_gram(self, *, centred: bool) -> torch.Tensor:
+        """Return what `gram` does, in the place of the sums, which are gone then."""
+        self._mirror()
+        gram, self._xx = self._xx.div_(self.weight), self._xx[:0]
+        return gram.addr_(self.mean, self.mean, alpha=-1) if centred else gram
+
     def fit(
         self, prior: torch.Tensor, *, ridge: float, bias: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None]:

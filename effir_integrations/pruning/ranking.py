@@ -59,12 +59,14 @@ def rank_together(
     Returns:
         The order and the cost of each step, on the CPU.
     """
-    neurons = len(gram)
+    device, neurons = gram.device, len(gram)
     inverse = gram.clone()
     inverse.diagonal().add_(ridge_strength(gram, ridge))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(inverse))
-    left = torch.arange(neurons, device=gram.device)
-    gone = torch.zeros(neurons, dtype=torch.bool, device=gram.device)
+    del gram  # of a 7B model it is 1.6 GB, and so is each step
+    inverse = torch.linalg.cholesky(inverse)
+    inverse = torch.cholesky_inverse(inverse)
+    left = torch.arange(neurons, device=device)
+    gone = torch.zeros(neurons, dtype=torch.bool, device=device)
     order, costs = [], []
     while not gone.all():
         score = (weight.square().sum(0) / inverse.diagonal()).masked_fill(gone, torch.inf)

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from ..encoder.encoder import token_batches, transformer_model
-from ..model.apply import least_cosine, sliced
+from ..model.apply import as_planned, least_cosine
 from ..model.families import Architecture, find
-from ..model.hooks import capture, masked, output_weight, run_layer, token_mask
+from ..model.hooks import capture, masked, output_bias, output_weight, run_layer, token_mask
 from ..model.plan import PruningPlan
 from ..model.streams import Streams
 from ..model.surgery import model_layers
@@ -94,7 +94,8 @@ class Calibrator:
                 self.advance(streams, layer, plan)
                 continue
             output = self.output(layer)
-            moments = Moments(widths[layer], 0, output.weight.device)
+            weight = output_weight(output)
+            moments = Moments(widths[layer], 0, weight.device)
             for place, batch in enumerate(self.batches):
                 seen = self._capture(plan, batch, layer, streams[place])
                 streams[place] = seen.handed_on
@@ -106,7 +107,7 @@ class Calibrator:
             means[layer] = moments.mean
             removals[layer] = self.method.removal(
                 moments,
-                output_weight(output).to(moments.mean),
+                weight.to(moments.mean),
                 bias=output.bias is not None,
                 ridge=self.config.ridge,
             )
@@ -130,8 +131,8 @@ class Calibrator:
             gone[kept] = False
             gone = gone.to(means[layer].device)
             bias = output_weight(output).to(means[layer])[:, gone] @ means[layer][gone]
-            if output.bias is not None:
-                bias = bias + output.bias.detach().to(bias)
+            if (old := output_bias(output)) is not None:
+                bias = bias + old.to(bias)
             outputs[layer] = {"bias": bias.float().cpu()}
         return outputs
 
@@ -162,8 +163,7 @@ class Calibrator:
 
     def advance(self, streams: Streams, layer: int, plan: PruningPlan) -> None:
         """Take the hidden states through one layer, as the plan leaves it."""
-        drops = replace(plan, neurons={}, outputs={})
-        with sliced(self.model, plan), masked(self.model, drops):
+        with as_planned(self.model, plan, layer):
             for place, batch in enumerate(self.batches):
                 streams[place] = run_layer(
                     self.encoder, self.architecture, batch, layer, streams[place]
@@ -223,9 +223,9 @@ class Calibrator:
         narrowed: Streams,
     ) -> Moments:
         """Add up a layer's activations and targets, and take the full stream through it."""
-        output = self.output(layer)
-        kept = kept.to(output.weight.device)
-        moments = Moments(len(kept), len(output_weight(output)), output.weight.device)
+        weight = output_weight(self.output(layer))
+        kept = kept.to(weight.device)
+        moments = Moments(len(kept), len(weight), weight.device)
         for place, batch in enumerate(self.batches):
             if full is None:
                 whole = self._wholes.pop((layer, place))
@@ -244,8 +244,8 @@ class Calibrator:
         self, moments: Moments, layer: int, kept: torch.Tensor
     ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         output = self.output(layer)
-        prior = output_weight(output).index_select(1, kept.to(output.weight.device))
-        old_bias = None if output.bias is None else output.bias.detach()
+        old, old_bias = output_weight(output), output_bias(output)
+        prior = old.index_select(1, kept.to(old.device))
         weight, bias = moments.fit(prior, ridge=self.config.ridge, bias=old_bias is not None)
         errors = {
             "refitted": moments.error(weight, bias),

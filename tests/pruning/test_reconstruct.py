@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from tiny import WORDS, save_bare
 
 from effir_integrations.data.calibration import Calibration
-from effir_integrations.encoder.encoder import transformer_model
+from effir_integrations.encoder.encoder import token_batches, transformer_model
 from effir_integrations.encoder.loading import load
 from effir_integrations.model.apply import apply
 from effir_integrations.model.families import find
@@ -20,6 +21,7 @@ from effir_integrations.model.surgery import model_layers
 from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.methods import METHODS
 from effir_integrations.pruning.reconstruct import reconstruct
+from effir_integrations.pruning.refit import Calibrator
 
 
 def sentences(count, seed=0):
@@ -180,6 +182,7 @@ def test_a_finer_multiple_meets_the_share_exactly(calibration, tmp_path):
         ({"ridge": 0.0}, "must lie above 0"),
         ({"correction": 1.5}, "must lie from 0 to 1"),
         ({"multiple_of": 0}, "must be at least 1"),
+        ({"memory": -1.0}, "memory=-1.0 must be 0 GiB or more"),
     ],
 )
 def test_bad_settings_are_refused_at_once(settings, words):
@@ -212,3 +215,61 @@ def test_activations_that_are_not_finite_are_refused(calibration, tmp_path):
         model_layers(model, find(model.config))[2].intermediate.dense.bias[3] = float("inf")
     with pytest.raises(ValueError, match="activations of layer 2 are not finite"):
         reconstruct(encoder, calibration, half())
+
+
+def layer_runs(encoder, texts, **settings):
+    """Return how often a layer of the model runs in one call."""
+    model = transformer_model(encoder)
+    ran = []
+    for layer in model_layers(model, find(model.config)):
+        layer.self_attn.register_forward_hook(lambda *_: ran.append(1))
+    reconstruct(encoder, texts, half(**settings))
+    return len(ran)
+
+
+def test_runs_of_layers_grow_with_depth_and_not_with_its_square(calibration, tmp_path):
+    """One to rank, two a stream, one behind the refit; and once more for one text, to check."""
+    runs = {}
+    for depth in (4, 8):
+        encoder = tiny_encoder("llama", tmp_path / str(depth), num_hidden_layers=depth)
+        batches = len(list(token_batches(encoder, calibration.texts, batch_tokens=200)))
+        runs[depth] = layer_runs(encoder, calibration.texts, batch_tokens=200) / batches
+    assert batches > 3
+    assert runs[4] <= 3 * 4 and runs[8] <= 3 * 8
+    assert runs[8] <= 2.2 * runs[4]
+
+
+@pytest.mark.parametrize("family", ["llama", "mpnet", "gemma2"])
+@pytest.mark.parametrize("memory", [0.0, 1e-9, 5e-5], ids=["none", "almost none", "streams only"])
+def test_a_small_budget_of_memory_gives_the_same_plan(family, memory, calibration, tmp_path):
+    encoder = tiny_encoder(family, tmp_path)
+    plans = [
+        reconstruct(encoder, calibration, half(batch_tokens=200, memory=gigabytes))
+        for gigabytes in (4.0, memory)
+    ]
+    for layer, kept in plans[0].neurons.items():
+        assert torch.equal(kept, plans[1].neurons[layer])
+        for name, values in plans[0].outputs[layer].items():
+            assert torch.equal(values, plans[1].outputs[layer][name])
+
+
+def test_layers_that_do_not_go_on_from_each_other_are_told_with_the_family(calibration, tmp_path):
+    encoder = tiny_encoder("llama", tmp_path)
+    run = Calibrator(encoder, calibration, half(), False)
+    plan = PruningPlan(base=BaseIdentity.of(transformer_model(encoder)))
+    with torch.inference_mode():
+        streams = run.streams()
+        for layer in (0, 1):
+            run.advance(streams, layer, plan)
+        run._check_streams(streams, 1, plan)
+        streams[0] = dataclasses.replace(streams[0], hidden=-streams[0].hidden)
+        with pytest.raises(RuntimeError, match="layers of this llama model .* behind layer 1"):
+            run._check_streams(streams, 1, plan)
+
+
+@pytest.mark.parametrize("family", ["llama", "bert"])
+def test_texts_of_one_token_are_enough_to_fit_on(family, tmp_path):
+    encoder = tiny_encoder(family, tmp_path)
+    plan = reconstruct(encoder, ["w1", "w2", "w3"], half())
+    assert sum(plan.mlp_widths) == 4 * 24
+    assert all(x.isfinite().all() for parts in plan.outputs.values() for x in parts.values())
