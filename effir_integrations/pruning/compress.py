@@ -18,7 +18,7 @@ from ..model.plan import ImportanceReport, PruningPlan
 from .analyze import analyze
 from .config import CompressConfig
 from .drop import drop
-from .export import export
+from .export import export, export_from_disk
 from .reconstruct import check_plan, reconstruct
 
 
@@ -72,11 +72,15 @@ def compress(
             limit=config.calibration_texts,
             seed=config.seed,
         )
-        encoder = load(model, dtype=config.dtype)
+        encoder = load(model, dtype=config.dtype, from_disk=config.from_disk)
         # no more than the base takes will be written
         with claimed(Path(out), force=force, needed_bytes=saved_bytes(encoder)):
             plan, report = _plan(encoder, str(model), calibration, config, show_progress)
-            made = export(encoder, plan, out, force=force)
+            if config.from_disk:
+                export_from_disk(model, plan, out, force=force, show_progress=show_progress)
+                made = load(out, from_disk=True)
+            else:
+                made = export(encoder, plan, out, force=force)
     return Compressed(encoder=made, plan=plan, report=report)
 
 

@@ -144,6 +144,8 @@ class CompressConfig:
     """Tokens a calibration text is cut to. Default: the model's own limit."""
     dtype: str = "auto"
     """Precision of the written model: auto (the checkpoint's own), fp32, bf16 or fp16."""
+    from_disk: bool = False
+    """Read the checkpoint layer by layer, for a model that is larger than memory."""
     seed: int = 0
     """Seed of the draw of calibration texts."""
 
@@ -154,6 +156,10 @@ class CompressConfig:
             raise ValueError(f"calibration_texts={self.calibration_texts} must be at least 1")
         if self.max_length is not None and self.max_length < 1:
             raise ValueError(f"max_length={self.max_length} must be at least 1 token")
+        if self.from_disk and self.dtype != "auto":
+            raise ValueError(
+                f"from_disk copies weights as they are stored; leave dtype={self.dtype!r} out"
+            )
         if self.keep_neurons == 1 and not self.drops:
             raise ValueError(
                 "keep_neurons=1 with no sublayer dropped would change nothing; keep fewer neurons, "

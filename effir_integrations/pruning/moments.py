@@ -85,7 +85,7 @@ class Moments:
     def take_gram(self, *, centred: bool) -> torch.Tensor:
         """Return what `gram` does, in the place of the sums, which are gone then."""
         self._mirror()
-        gram, self._xx = self._xx.div_(self.weight), self._xx[:0]
+        gram, self._xx = self._xx.div_(self.weight), self._xx.new_empty(0)
         return gram.addr_(self.mean, self.mean, alpha=-1) if centred else gram
 
     def fit(

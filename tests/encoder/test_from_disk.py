@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from tiny import WORDS, save_bare
 
+from effir_integrations import CompressConfig, compress
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.loading import load
 from effir_integrations.model.families import find
@@ -58,3 +61,24 @@ def test_vectors_are_the_same(tmp_path):
 def test_what_needs_the_weights_in_memory_is_refused(options, tmp_path):
     with pytest.raises(ValueError, match="leave precision and compile out"):
         load(save_bare("llama", tmp_path), device="cpu", from_disk=True, **options)
+
+
+def test_a_model_is_compressed_from_disk_to_the_same_vectors(tmp_path):
+    source = save_bare("llama", tmp_path / "base")
+    config = CompressConfig(keep_neurons=0.5, drop_mlp=1, multiple_of=4)
+    vectors = {}
+    for from_disk in (False, True):
+        out = tmp_path / f"out-{from_disk}"
+        made = compress(source, out, dataclasses.replace(config, from_disk=from_disk), texts=TEXTS)
+        assert sum(made.plan.mlp_widths) == 3 * 24
+        vectors[from_disk] = load(out, device="cpu").encode(TEXTS, convert_to_tensor=True)
+        assert torch.allclose(
+            made.encoder.encode(TEXTS, convert_to_tensor=True), vectors[from_disk]
+        )
+    # a layer on disk is masked where one in memory is narrowed: sums in another order
+    torch.testing.assert_close(vectors[True], vectors[False], rtol=1e-3, atol=1e-5)
+
+
+def test_another_precision_cannot_be_written_from_disk():
+    with pytest.raises(ValueError, match="from_disk copies weights as they are stored"):
+        CompressConfig(keep_neurons=0.5, from_disk=True, dtype="bf16")
