@@ -42,9 +42,12 @@ def reconstruct(
     layers, with each token's error in units of its residual stream and each text counting alike.
     Then, layer by layer, `W` and `b` minimise `|W a + b - y|^2` over the calibration tokens, `a`
     being the activations of the kept neurons as the already narrowed layers cause them, and `y` the
-    output of the full MLP plus `correction` times what the residual stream lacks by then. Sums are
-    kept, hidden states are not: memory does not grow with the number of texts, and layer `l` costs
-    two runs of the layers up to it.
+    output of the full MLP plus `correction` times what the residual stream lacks by then.
+
+    Hidden states go from layer to layer, those of the full model beside those of the narrowed one,
+    so that a layer runs three or four times however many lie before it. They stay in memory as far
+    as `memory` allows and in a temporary file beyond. A model loaded with `from_disk=True` is read
+    layer by layer.
 
     Families whose output projection has no bias get none by `reconstruct`; `mean` adds one.
 
@@ -64,7 +67,9 @@ def reconstruct(
         ValueError: The plan is of another base, already narrows MLPs (or does not, where
             `keep_neurons` is None), no MLP is left, widths cannot be met, or activations are not
             finite.
-        RuntimeError: A layer did not run, or a refit is worse than plain removal.
+        OSError: The disk has no room for hidden states that `memory` does not hold.
+        RuntimeError: A layer did not run, layers give other states one by one than in a whole
+            forward pass, or a refit is worse than plain removal.
     """
     encoder, calibration = loaded(model), calibrated(texts)
     transformer = transformer_model(encoder)

@@ -45,6 +45,33 @@ def test_taking_the_gram_matrix_does_not_change_the_sums(data):
     assert torch.equal(moments.gram(centred=True) + 1, first)
 
 
+@pytest.mark.parametrize("centred", [True, False])
+def test_a_gram_matrix_that_takes_the_place_of_the_sums_is_the_same(data, centred):
+    kept, used = streamed(*data), streamed(*data)
+    assert torch.equal(used.take_gram(centred=centred), kept.gram(centred=centred))
+
+
+@pytest.mark.parametrize("inputs", [255, 256, 257, 700, 2100])
+def test_both_halves_of_a_wide_gram_matrix_are_filled(inputs):
+    """Products are taken for one half, in blocks; tokens may come after it was looked at."""
+    generator = torch.Generator().manual_seed(inputs)
+    x, y = torch.randn(40, inputs, generator=generator), torch.randn(40, 3, generator=generator)
+    weight = torch.rand(40, generator=generator)
+    moments = Moments(inputs, 3, torch.device("cpu"))
+    for part in (slice(0, 25), slice(25, 40)):
+        moments.add(x[part], weight[part], y[part])
+        gram = moments.gram(centred=False)
+    expected = (x.double() * weight.double()[:, None]).T @ x.double() / weight.double().sum()
+    torch.testing.assert_close(gram, expected, rtol=1e-5, atol=1e-5)
+    # sums of another order are rounded otherwise within a block on the diagonal
+    torch.testing.assert_close(gram, gram.T, rtol=0, atol=1e-6)
+    prior = torch.randn(3, inputs, generator=generator)
+    lost = (x.double() @ prior.double().T - y.double()).square().sum(1) @ weight.double()
+    spread = y.double() - weight.double() @ y.double() / weight.double().sum()
+    variance = spread.square().sum(1) @ weight.double()
+    assert moments.error(prior, None) == pytest.approx(float(lost / variance), rel=1e-4)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_fit_is_the_weighted_least_squares_solution(data, bias):
     x, y, weight = data
