@@ -1,11 +1,18 @@
-"""Whether a claim holds: comparisons of figures, and yes, partly or no for all of them together."""
+"""Whether a claim holds: comparisons of figures, and yes, partly or no for all of them together.
+
+A comparison of nDCG@10 holds where the 95 % interval over queries leaves out that there is no
+effect.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from scipy.stats import spearmanr
+
+from effir_integrations.evaluation.intervals import interval
 
 from .variants import FULL, Quality, Variant
 
@@ -75,12 +82,16 @@ def data_names(rows: Table) -> list[str]:
 
 
 def beats(rows: Table, better: Variant, worse: Variant) -> list[Check]:
-    """Compare two variants on every data set."""
+    """Compare two variants on every data set; it holds where chance would not do it."""
     checks = []
     for data in data_names(rows):
-        first, second = rows[better, data].ndcg, rows[worse, data].ndcg
-        text = f"{data}: {better.name} {first:.4f} > {worse.name} {second:.4f}"
-        checks.append(Check(text=text, held=first > second))
+        first, second = rows[better, data], rows[worse, data]
+        low, high = interval(np.subtract, first.by_query, second.by_query)
+        text = (
+            f"{data}: {better.name} {first.ndcg:.4f} > {worse.name} {second.ndcg:.4f} "
+            f"(difference {low:+.4f} to {high:+.4f})"
+        )
+        checks.append(Check(text=text, held=low > 0))
     return checks
 
 
@@ -89,10 +100,19 @@ def keeps(rows: Table, variant: Variant, least: float = KEEPS) -> list[Check]:
     checks = []
     full = replace(FULL, tuned=variant.tuned)
     for data in data_names(rows):
-        share = rows[variant, data].ndcg / (rows[full, data].ndcg or 1)
-        text = f"{data}: {variant.name} keeps {share:.1%}, at least {least:.0%}"
-        checks.append(Check(text=text, held=share >= least))
+        ours, whole = rows[variant, data], rows[full, data]
+        low, high = share(ours, whole)
+        text = (
+            f"{data}: {variant.name} keeps {ours.ndcg / (whole.ndcg or 1):.1%} "
+            f"({low:.1%} to {high:.1%}), at least {least:.0%}"
+        )
+        checks.append(Check(text=text, held=low >= least))
     return checks
+
+
+def share(ours: Quality, whole: Quality) -> tuple[float, float]:
+    """Return the interval of the share of the full model's nDCG@10."""
+    return interval(lambda a, b: a / np.maximum(b, 1e-12), ours.by_query, whole.by_query)
 
 
 def dropping(rows: Table, counts: Sequence[int], tuned: bool) -> list[Question]:

@@ -241,6 +241,7 @@ def measure_quality(encoder: Encoder, data: RetrievalData, length: int) -> dict[
     found = evaluate(encoder, data, max_length=length)
     return {
         "ndcg": found.metrics["nDCG@10"],
+        "by_query": found.ndcg_by_query,
         "recall": found.metrics["R@100"],
         "parameters": found.non_embedding_parameters,
         "megabytes": weight_bytes(transformer_model(encoder)) / 1e6,

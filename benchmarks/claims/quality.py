@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .checks import Table, coarse_to_fine, data_names, dropping, table_of
+from effir_integrations.evaluation.intervals import interval
+
+from .checks import Table, coarse_to_fine, data_names, dropping, share, table_of
 from .lab import Lab
 from .page import Section, markdown
 from .plots import lines
@@ -42,17 +44,25 @@ def quality_table(rows: Table, *, extra: Sequence[tuple[str, list[Quality]]] = (
         cells = [variant.title, _parameters(line[0])]
         for row in line:
             full = rows.get((replace(FULL, tuned=variant.tuned), row.data))
-            cells += [f"{row.ndcg:.4f}", _share(row, full)]
+            cells += [_figure(row), _share(row, full)]
         table.append(cells)
     return markdown(columns, table)
 
 
 def _plain(line: Sequence[Quality]) -> list[str]:
-    return [cell for row in line for cell in (f"{row.ndcg:.4f}", "")]
+    return [cell for row in line for cell in (_figure(row), "")]
+
+
+def _figure(row: Quality) -> str:
+    low, high = interval(lambda mean: mean, row.by_query)
+    return f"{row.ndcg:.4f} ({low:.3f} to {high:.3f})"
 
 
 def _share(row: Quality, full: Quality | None) -> str:
-    return f"{row.ndcg / full.ndcg:.1%}" if full is not None and full.ndcg else "-"
+    if full is None or not full.ndcg:
+        return "-"
+    low, high = (f"{100 * end:.0f}" for end in share(row, full))
+    return f"{row.ndcg / full.ndcg:.1%} ({low} to {high})"
 
 
 def _parameters(row: Quality) -> str:

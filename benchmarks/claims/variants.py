@@ -78,3 +78,5 @@ class Quality:
     """Of the layers, without the token embeddings."""
     megabytes: float
     """Of the weights as they lie in memory."""
+    by_query: dict[str, float]
+    """nDCG@10 of each query."""

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 from effir_integrations.data.beir import RetrievalData, check_drop_same_id, retrieval_data
 from effir_integrations.encoder.search_vectors import inner_product_is_similarity
 from effir_integrations.encoder.tokenization import token_limit
-from effir_integrations.evaluation.retrieval import check_run_ids, rank, score_run, write_run
+from effir_integrations.evaluation.retrieval import check_run_ids, rank, score_queries, write_run
 from effir_integrations.evaluation.speed import encode_timed, query_latency
 from effir_integrations.extras import import_extra
 from effir_integrations.files import folder_bytes
@@ -66,10 +67,16 @@ class Evaluation:
     None without an encoder."""
     drops_same_id: bool = False
     """Whether the document of a query's own id was left out of what it finds."""
+    ndcg_by_query: dict[str, float] = dataclasses.field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """nDCG@10 of every judged query by its id, to tell a difference from noise."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return dataclasses.asdict(self)
+        """Return the fields as plain JSON values, those of single queries left out."""
+        fields = dataclasses.asdict(self)
+        del fields["ndcg_by_query"]
+        return fields
 
 
 def evaluate(
@@ -203,11 +210,13 @@ def _measure(
     )
     if run_path is not None:
         write_run(run, run_path, tag=_tag(name))
+    by_query = score_queries(data.qrels, run)
     return Evaluation(
         model=name,
         data=data.name,
         split=data.split,
-        metrics=score_run(data.qrels, run),
+        metrics={metric: fmean(values.values()) for metric, values in by_query.items()},
+        ndcg_by_query=by_query["nDCG@10"],
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         bytes=size,
         documents=len(documents),

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -181,6 +182,24 @@ def score_run(
 ) -> dict[str, float]:
     """Score a run: the mean of nDCG@10, R@100 and RR@10 over all judged queries.
 
+    Args:
+        qrels: As of `score_queries`.
+        run: As of `score_queries`.
+
+    Returns:
+        The metric's name, one of `METRICS`, -> value between 0 and 1.
+
+    Raises:
+        ValueError: If there are no judgements, or a score is not finite.
+    """
+    return {name: fmean(values.values()) for name, values in score_queries(qrels, run).items()}
+
+
+def score_queries(
+    qrels: Mapping[str, Mapping[str, int]], run: Mapping[str, Mapping[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Score a run query by query, by nDCG@10, R@100 and RR@10.
+
     A judged query without results counts 0; results of other queries do not count. Ties are broken
     here, as in `rank`: the scorers behind ir-measures break them in opposite ways.
 
@@ -189,7 +208,7 @@ def score_run(
         run: Query id -> document id -> score.
 
     Returns:
-        The metric's name, one of `METRICS`, -> value between 0 and 1.
+        The metric's name, one of `METRICS`, -> judged query's id -> value between 0 and 1.
 
     Raises:
         ValueError: If there are no judgements, or a score is not finite.
@@ -204,9 +223,11 @@ def score_run(
         }
         for query in qrels
     }
-    measures = {name: ir_measures.parse_measure(name) for name in METRICS}
-    values = ir_measures.calc_aggregate(list(measures.values()), qrels, strict)
-    return {name: float(values[measure]) for name, measure in measures.items()}
+    names = {ir_measures.parse_measure(name): name for name in METRICS}
+    values = {name: dict.fromkeys(qrels, 0.0) for name in METRICS}
+    for found in ir_measures.iter_calc(list(names), qrels, strict):
+        values[names[found.measure]][found.query_id] = float(found.value)
+    return values
 
 
 def check_run_ids(ids: Iterable[str]) -> None:

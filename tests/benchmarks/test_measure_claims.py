@@ -16,11 +16,13 @@ from claims import lab as claims_lab
 from claims.checks import (
     Check,
     Gain,
+    beats,
     coarse_to_fine,
     correlation,
     drop_order,
     dropping,
     isotropy,
+    keeps,
     overall,
     pooling,
     speed,
@@ -243,10 +245,18 @@ def test_verdicts_are_yes_partly_and_no():
     assert verdict([]) == "not measured"
 
 
-def rows_of(figures, **shared):
-    """Rows of made-up figures on two data sets, the same on both."""
+def rows_of(figures, wide=0.0):
+    """Rows of made-up figures on two data sets, the same on both; queries differ by `wide`."""
     return table_of(
-        Quality(variant=variant, data=data, ndcg=ndcg, recall=1, parameters=1, megabytes=1)
+        Quality(
+            variant=variant,
+            data=data,
+            ndcg=ndcg,
+            recall=1,
+            parameters=1,
+            megabytes=1,
+            by_query={str(query): ndcg + wide * (query % 2 - 0.5) for query in range(40)},
+        )
         for variant, ndcg in figures.items()
         for data in ("first", "second")
     )
@@ -265,6 +275,26 @@ def test_dropping_compares_mlps_with_the_others_and_with_the_full_model(mlp, att
             Variant(block=count): 0.55,
         }
     assert overall(dropping(rows_of(figures), [2, 4], tuned=False)) == expected
+
+
+def test_a_difference_within_its_interval_does_not_hold():
+    """Two of three queries are better, the others so much worse that the mean hardly rises."""
+    worse, better = (rows_of({Variant(mlp=1): 0.5})[Variant(mlp=1), "first"] for _ in range(2))
+    figures = {name: 0.5 + (0.02 if int(name) % 3 else -0.03) for name in worse.by_query}
+    mean = sum(figures.values()) / len(figures)
+    rows = table_of(
+        [
+            replace(better, variant=Variant(mlp=2), ndcg=mean, by_query=figures),
+            replace(worse, variant=FULL),
+        ]
+    )
+    assert mean > 0.5
+    (check,) = beats(rows, Variant(mlp=2), FULL)
+    assert not check.held and "(difference -0.00" in check.text
+    (check,) = keeps(rows, Variant(mlp=2), least=0.999)
+    assert not check.held
+    (check,) = keeps(rows, Variant(mlp=2), least=0.98)
+    assert check.held
 
 
 @pytest.mark.parametrize(("slim", "expected"), [(0.6, "yes"), (0.4, "no")])
