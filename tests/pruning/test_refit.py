@@ -188,6 +188,13 @@ def test_batches_do_not_change_what_is_ranked(tmp_path):
         )
 
 
+@pytest.mark.parametrize(("memory", "kept"), [(1.0, 4), (1e-6, 0)], ids=["room", "no room"])
+def test_what_ranking_saw_of_the_full_model_is_kept_as_far_as_there_is_room(memory, kept, tmp_path):
+    made = calibrator("llama", tmp_path, memory=memory)
+    made.rank(plan_of(made), dict.fromkeys(range(4), 48))
+    assert len(made._wholes) == kept
+
+
 @pytest.mark.parametrize(
     ("lengths", "tokens"), [((2, 10, 30), 48), ((2, 10, 29), 47)], ids=["enough", "few"]
 )
