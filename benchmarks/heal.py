@@ -126,6 +126,7 @@ class Bench:
     def slimmed(self, plan: PruningPlan, sparsity: float, folder: Path) -> PruningPlan:
         """Train gates, or cut those that were trained for the same plan."""
         config = SlimConfig(
+            paper=True,
             sparsity=sparsity,
             steps=self.options.slim_steps,
             batch_size=16,

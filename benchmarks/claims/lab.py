@@ -79,6 +79,7 @@ class Lab:
         """How gates are trained, on the same examples as the fine-tuning."""
         options = self.options
         return SlimConfig(
+            paper=True,
             sparsity=1 - keep,
             steps=options.slim_steps,
             batch_size=options.batch,

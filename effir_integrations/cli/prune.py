@@ -146,7 +146,7 @@ def reconstruct_command(
 ) -> None:
     """Prune MLP neurons and refit what is left by least squares, without a gradient step.
 
-    Without --keep-neurons, and where `effir slim` has chosen none, half of the neurons stay.
+    Without --keep-neurons, and where `effir slim --paper` has chosen none, half of them stay.
     """
     from ..data.calibration import load_calibration
     from ..encoder.loading import load

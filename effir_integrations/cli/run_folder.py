@@ -46,11 +46,14 @@ def check_no_plan(out: Path, force: bool) -> None:
 
 
 def slimmed_plan(run: Path) -> PruningPlan | None:
-    """Return the plan of a run folder if `slim` was its last stage."""
+    """Return the plan of a run folder if gates that `slim` trained were its last stage."""
     if not (run / PLAN_FILE).is_file():
         return None
     stages = PruningPlan.load(run, tensors=False).made_by
-    return PruningPlan.load(run) if stages and stages[-1].get("stage") == "slim" else None
+    if not stages or stages[-1].get("stage") != "slim":
+        return None
+    plan = PruningPlan.load(run)
+    return None if plan.outputs else plan  # without gates, slimming refits by itself
 
 
 def plan_so_far(run: Path, force: bool) -> PruningPlan:

@@ -51,11 +51,12 @@ def slim_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Choose the MLP neurons that stay by gates trained on retrieval (equations 7, 8).
+    """Choose the MLP neurons that stay by labelled examples, and refit what is left of each MLP.
 
-    Killed at any moment, the same command resumes from its last checkpoint. Afterwards `effir
-    export` writes the model, or `effir reconstruct` first refits what is left. Needs the [train]
-    extra.
+    As `effir reconstruct`, with tokens weighted by the gradients of the contrastive loss. --paper
+    trains gates instead (equations 7, 8): killed at any moment, the same command resumes from its
+    last checkpoint, and `effir reconstruct` refits what they chose. Afterwards `effir export`
+    writes the model. Needs the [train] extra.
 
     effir slim run --train mined.jsonl --sparsity 0.3
     """

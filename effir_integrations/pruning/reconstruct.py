@@ -88,7 +88,7 @@ def reconstruct(
         elif config.keep_neurons == 1:
             neurons = {x: torch.arange(width) for x, width in enumerate(plan.mlp_widths) if width}
         else:
-            neurons, means = _choose_neurons(calibrator, plan, config, config.keep_neurons)
+            neurons, means = choose_neurons(calibrator, plan, config, config.keep_neurons)
         plan = replace(plan, neurons={})
         outputs, errors = calibrator.method.repair(calibrator, plan, neurons, means)
     record = {
@@ -106,7 +106,7 @@ def reconstruct(
     return replace(plan, neurons=narrowed, outputs=outputs, made_by=(*plan.made_by, record))
 
 
-def _choose_neurons(
+def choose_neurons(
     calibrator: Calibrator, plan: PruningPlan, config: ReconstructConfig, keep: float
 ) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
     """Return the neurons that stay in narrowed layers, and all neurons' mean activations."""
@@ -134,10 +134,11 @@ def check_plan(plan: PruningPlan, config: ReconstructConfig) -> None:
     """
     if config.keep_neurons is None:
         if plan.outputs or not plan.neurons:
-            what = "is refitted already" if plan.outputs else "names no neurons that stay"
+            if plan.outputs:
+                raise ValueError("the plan is refitted already; export it (effir export)")
             raise ValueError(
-                f"the plan {what}; slim first (effir slim), or say how many neurons stay "
-                "(--keep-neurons)"
+                "the plan names no neurons that stay; choose them by gates (effir slim --paper), "
+                "or say how many stay (--keep-neurons)"
             )
         return
     if config.keep_neurons == 1 and not (plan.drop_mlp or plan.drop_attention):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +51,28 @@ class Calibrator:
         calibration: Calibration,
         config: ReconstructConfig,
         show_progress: bool,
+        *,
+        batches: Sequence[Mapping[str, torch.Tensor]] | None = None,
+        counts: Mapping[tuple[int, int], torch.Tensor] | None = None,
     ) -> None:
+        """Make batches of the texts, or take those that there are.
+
+        Args:
+            encoder: Whose model is run.
+            calibration: The texts.
+            config: How many neurons stay, and how.
+            show_progress: Draw progress bars.
+            batches: The same texts as model inputs, in the batches that `counts` is for.
+            counts: (layer, batch) -> what each token counts for, (tokens,), instead of what the
+                method makes of the token itself.
+        """
         self.encoder = encoder
-        self.texts = calibration.texts
         self.config = config
         self.method = METHODS[config.method]
         self.show_progress = show_progress
         self.model: Any = transformer_model(encoder)
         self.architecture: Architecture = find(self.model.config)
-        self.batches = list(
+        self.batches = batches or list(
             token_batches(
                 encoder,
                 calibration.texts,
@@ -67,6 +80,7 @@ class Calibrator:
                 batch_tokens=config.batch_tokens,
             )
         )
+        self.counts = counts
         self.tokens = sum(int(token_mask(batch).sum()) for batch in self.batches)
         self.memory = int(config.memory * 2**30)
         self._wholes: dict[tuple[int, int], _Whole] = {}
@@ -99,7 +113,7 @@ class Calibrator:
             for place, batch in enumerate(self.batches):
                 seen = self._capture(plan, batch, layer, streams[place])
                 streams[place] = seen.handed_on
-                whole = self._whole(batch, seen)
+                whole = self._whole(layer, place, seen)
                 moments.add(seen.activations, whole.counts)
                 if remembers:
                     self._wholes[layer, place] = whole
@@ -175,8 +189,12 @@ class Calibrator:
         whole = not (plan.drop_mlp or plan.drop_attention)
         return whole and self.method.fits_any_neurons and needed <= self.memory // 2
 
-    def _whole(self, batch: Mapping[str, torch.Tensor], seen: Captured) -> _Whole:
-        return _Whole(counts=self.method.count(batch, seen), reference=self._reference(seen))
+    def _whole(self, layer: int, place: int, seen: Captured) -> _Whole:
+        if self.counts is None:
+            counts = self.method.count(self.batches[place], seen)
+        else:
+            counts = self.counts[layer, place].to(seen.stream.device)
+        return _Whole(counts=counts, reference=self._reference(seen))
 
     def _reference(self, seen: Captured) -> torch.Tensor:
         # behind a norm, the stream's lack is not in the projection's units: its output's is
@@ -232,7 +250,7 @@ class Calibrator:
             else:
                 base = self._capture(PruningPlan(base=plan.base), batch, layer, full[place])
                 full[place] = base.handed_on
-                whole = self._whole(batch, base)
+                whole = self._whole(layer, place, base)
             seen = self._capture(plan, batch, layer, narrowed[place])
             lacks = whole.reference.float() - self._reference(seen).float()
             target = seen.output.float() + self.config.correction * lacks

@@ -1,4 +1,4 @@
-"""Self-slimming: train a gate on every MLP neuron, keep the neurons whose gates stay high."""
+"""Self-slimming: labelled examples choose the MLP neurons, by a loss's gradients or by gates."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from ..training.lora import check_no_adapter
 from ..training.losses import LossTerms, RetrievalLoss
 from ..training.order import example_keys
 from ..training.stage import Stage, data_record, prepare_work, train, training_data
+from .by_gradients import by_gradients
 from .config import SlimConfig
 from .export import check_sliced_equals_masked
 from .ranking import Removal, choose_widths
@@ -52,34 +53,42 @@ def slim(
     force: bool = False,
     show_progress: bool = False,
 ) -> PruningPlan:
-    """Choose the MLP neurons that stay by gates trained on retrieval (section 5.1, A.1).
+    """Choose the MLP neurons that stay by what a loss of retrieval says of them.
 
-    Every MLP left computes `W_down( relu(z) * act(W_gate x) * (W_up x) )` (eq. 7) with `z = 1` at
-    the start. `z` is trained on `InfoNCE + lambda * sum_i sigmoid(beta |relu(z_i)|)` (eq. 8), then
-    all `relu(z)` are ranked together and the lowest `sparsity` of the neurons goes. Gates are fp32
-    whatever the model's dtype, and are not kept: a neuron stays whole or goes.
+    As `reconstruct`, but a token counts as much as the loss is sensitive to what its MLP adds: by
+    the squared norm of the gradient there, which the full model's examples give in one pass. With
+    `loss="vectors"` the loss is the distance to the full model's vectors. Its gradient vanishes at
+    the full model, so that of a random direction is taken, whose mean square is the curvature.
+    Neurons are ranked by backward elimination and the output projections refitted with these
+    weights. Nothing is trained.
+
+    With `paper`, gates choose instead (section 5.1, A.1), and nothing is refitted. Every MLP left
+    computes `W_down( relu(z) * act(W_gate x) * (W_up x) )` (eq. 7) with `z = 1` at the start. `z`
+    is trained on `InfoNCE + lambda * sum_i sigmoid(beta |relu(z_i)|)` (eq. 8), then all `relu(z)`
+    are ranked together and the lowest `sparsity` of the neurons goes. Gates are fp32 whatever the
+    model's dtype, and are not kept: a neuron stays whole or goes.
 
     Args:
         model: The base, or the folder or name to load it from; a loaded one is used up.
         data: Queries with positives and hard negatives: examples, or what `load_training` takes.
-        config: How to train, and how many neurons go.
-        work: Folder of checkpoints; a killed run resumes from the last one there. Ends up with
-            `gates.safetensors`, the fp32 gates of every layer, and with `train_base` also with
-            `base/`, the trained model that the plan is then for.
+        config: How, and how many neurons go.
+        work: With `paper`, the folder of checkpoints; a killed run resumes from the last one there.
+            Ends up with `gates.safetensors`, the fp32 gates of every layer, and with `train_base`
+            also with `base/`, the trained model that the plan is then for. Else it is not made.
         plan: Sublayers that go anyway, from `drop`.
         negatives: Hard negatives of an example, where `data` is still to be read (the paper: 7).
         force: Start over whatever is in `work`.
         show_progress: Draw a progress bar.
 
     Returns:
-        The plan with the kept neurons.
+        The plan with the kept neurons, and, without `paper`, new output projections.
 
     Raises:
         ValueError: The plan is of another base or narrows MLPs already, no MLP is left, widths
-            cannot be met, the model carries an adapter, or `work` is of another run.
+            cannot be met, the model carries an adapter, its layers are on disk, gradients are not
+            finite or all zero, or `work` is of another run.
         RuntimeError: The loss is not finite, or the sliced model differs from the masked one.
     """
-    work = Path(work)
     encoder = loaded(model)
     check_no_adapter(transformer_model(encoder))
     check_code(transformer_model(encoder))
@@ -91,6 +100,22 @@ def slim(
         encoder, data, config, negatives=negatives, show_progress=show_progress
     )
     stage = Stage(name="slim", config=config, data=data_record(examples))
+    if not config.paper:
+        return by_gradients(encoder, examples, stage, plan, config, show_progress=show_progress)
+    return _by_gates(encoder, examples, stage, plan, config, Path(work), force, show_progress)
+
+
+def _by_gates(
+    encoder: SentenceTransformer,
+    examples: TrainingData,
+    stage: Stage,
+    plan: PruningPlan,
+    config: SlimConfig,
+    work: Path,
+    force: bool,
+    show_progress: bool,
+) -> PruningPlan:
+    """Train gates, cut them, and write their values."""
     prepare_work(work, {**stage.manifest(encoder), "drop": _dropped(plan)}, force=force)
     gates = _add_gates(encoder, plan, config)
     dtypes = widen(transformer_model(encoder)) if config.train_base else {}
@@ -136,11 +161,15 @@ def _check_prunable(plan: PruningPlan, config: SlimConfig) -> None:
         )
     if is_sharded():
         raise ValueError(
-            "gates are not trained with weights cut up between processes (FSDP, DeepSpeed); launch "
-            "without sharding: frozen weights need no optimizer state"
+            "gates and gradients need weights that are not cut up between processes (FSDP, "
+            "DeepSpeed); launch without sharding: frozen weights need no optimizer state"
         )
-    if config.mini_batch_size and processes() > 1:
+    if config.paper and config.mini_batch_size and processes() > 1:
         raise ValueError("gates are not trained with mini_batch_size on several processes; drop it")
+    if not config.paper and processes() > 1:
+        raise ValueError(
+            "one process takes the gradients; launch one, or train gates (paper=True, --paper)"
+        )
 
 
 def _add_gates(
@@ -173,7 +202,7 @@ def _loss(
     encoder: SentenceTransformer, gates: Mapping[int, nn.Parameter], config: SlimConfig
 ) -> RetrievalLoss:
     terms = LossTerms(
-        temperature=config.temperature, gate_weight=config.gate_weight, beta=config.beta
+        temperature=config.loss_temperature, gate_weight=config.gate_weight, beta=config.beta
     )
     return RetrievalLoss(
         encoder, terms, gates=list(gates.values()), mini_batch_size=config.mini_batch_size

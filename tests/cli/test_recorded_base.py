@@ -10,7 +10,7 @@ from tiny import WORDS, save_bare
 from verbs import effir_json, refused
 
 QUICK = ["--steps", 2, "--batch-size", 4, "--trains", "lora", "--rank", 4]
-GATES = ["--steps", 2, "--batch-size", 4, "--negatives", 0, "--multiple-of", 8]
+GATES = ["--paper", "--steps", 2, "--batch-size", 4, "--negatives", 0, "--multiple-of", 8]
 
 
 @pytest.fixture(scope="module")

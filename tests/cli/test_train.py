@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 from tiny import WORDS, save_bare
 from verbs import effir, effir_json, refused
 
-GATES = ["--steps", 3, "--batch-size", 4, "--negatives", 2, "--multiple-of", 8]
+GATES = ["--paper", "--steps", 3, "--batch-size", 4, "--negatives", 2, "--multiple-of", 8]
 QUICK = ["--steps", 3, "--batch-size", 4, "--rank", 4]
 
 
@@ -61,6 +61,23 @@ def test_slim_writes_gates_and_a_plan_and_is_not_repeated(run_folder, train, tmp
     assert (tmp_path / "widths.png").read_bytes().startswith(b"\x89PNG")
     other = ["slim", run_folder, "--train", train, "--sparsity", 0.3, *GATES]
     assert "slimmed with other settings" in refused(*other)
+
+
+def test_slim_without_gates_refits_by_itself_and_is_refitted_again_only_by_force(
+    base, train, tmp_path
+):
+    run = tmp_path / "run"
+    effir_json("drop", base, "--out", run, "--mlp-layers", "1")
+    slim = ["slim", run, "--train", train, *GATES[1:], "--sparsity", 0.4]
+    effir_json(*slim)
+    before = (run / "plan.json").read_text()
+    effir_json(*slim)
+    assert (run / "plan.json").read_text() == before and not (run / "slim").exists()
+    assert "pruned neurons already" in refused("reconstruct", run)
+    effir_json("export", run, tmp_path / "model")
+    effir_json("reconstruct", run, "--multiple-of", 8, "--force")
+    stages = json.loads((run / "plan.json").read_text())["made_by"]
+    assert [record["stage"] for record in stages] == ["drop", "reconstruct"]
 
 
 def test_a_trained_base_is_not_slimmed_away(base, train, tmp_path):

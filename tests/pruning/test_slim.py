@@ -24,7 +24,9 @@ from effir_integrations.pruning.reconstruct import reconstruct
 from effir_integrations.pruning.slim import GATES_FILE, slim
 from effir_integrations.training.losses import LossTerms, RetrievalLoss
 
-QUICK = SlimConfig(steps=3, batch_size=8, multiple_of=4, sparsity=0.4, precision="fp32", warmup=0)
+QUICK = SlimConfig(
+    paper=True, steps=3, batch_size=8, multiple_of=4, sparsity=0.4, precision="fp32", warmup=0
+)
 TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9", "w10"]
 
 

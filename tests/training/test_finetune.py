@@ -124,7 +124,7 @@ def test_the_encoder_computes_in_full_precision_again_afterwards(tmp_path: Path)
 
 
 def test_a_run_folders_stages_are_all_in_the_history(tmp_path: Path) -> None:
-    config = SlimConfig(steps=2, batch_size=8, multiple_of=4, sparsity=0.4)
+    config = SlimConfig(paper=True, steps=2, batch_size=8, multiple_of=4, sparsity=0.4)
     plan = slim(tiny_encoder("bert", tmp_path), examples(), config, tmp_path / "slim")
     export(tiny_encoder("bert", tmp_path), plan, tmp_path / "sliced")
     finetune(load(tmp_path / "sliced"), examples(), QUICK, tmp_path / "out")

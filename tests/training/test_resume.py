@@ -27,7 +27,7 @@ from effir_integrations.training.distill import distill
 from effir_integrations.training.finetune import finetune
 from effir_integrations.training.heal import work_folder
 
-SLIM = SlimConfig(steps=8, batch_size=4, multiple_of=4, sparsity=0.4, save_steps=2)
+SLIM = SlimConfig(paper=True, steps=8, batch_size=4, multiple_of=4, sparsity=0.4, save_steps=2)
 FINETUNE = FinetuneConfig(steps=8, batch_size=4, rank=4, adapter_dropout=0.1, save_steps=2)
 RESULTS = ("gates.safetensors", "plan.json", "neurons.safetensors", "model.safetensors")
 
