@@ -1,0 +1,1 @@
+"""How a retriever is made of SmolLM2: its weights, its texts, its head, its learning curve."""
