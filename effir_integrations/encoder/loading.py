@@ -11,7 +11,7 @@ from sentence_transformers.util import get_device_name
 
 from ..extras import import_extra
 from ..model.config_file import blamed_on_config, check_tokenizer
-from ..model.families import find
+from ..model.families import find, is_causal
 from ..model.offload import device_map
 from ..model.peft_folder import find_adapter
 from .encoder import Encoder, transformer_model
@@ -20,7 +20,7 @@ from .peft_merge import check_not_quantised, with_adapter
 from .precision import loading_options, quantise
 from .prefix import steady_length
 from .shapes import LENGTHS, Shapes
-from .shortcuts import sees_left_only
+from .shortcuts import attend_both_ways, sees_left_only
 from .sources import config_place, find_source, hub_commit, read_config, transformer_folder
 from .tokenization import check_length, prepare_tokenizer, token_limit
 from .transformer import CheckedTransformer
@@ -50,6 +50,7 @@ def load(
     compile: bool = False,
     max_length: int | None = None,
     pooling: str | None = None,
+    bidirectional: bool = False,
     prompts: dict[str, str] | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
@@ -73,6 +74,9 @@ def load(
             depend on the length.
         max_length: In tokens, at most the model's positions; None keeps the model's own.
         pooling: Of a bare model only, as in `Pooling`.
+        bidirectional: Let every token of a bare decoder attend to those after it as well (DRAMA,
+            arXiv 2502.18460), with mean pooling unless `pooling` says otherwise. It was trained
+            without, so train it next. The config, and so every folder that is written, keeps it.
         prompts: Name -> text put in front, for a bare model or over the folder's own.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run modelling code that lies in the folder.
@@ -82,7 +86,7 @@ def load(
     Raises:
         FileNotFoundError: The folder, the model on the hub or a weight file is missing.
         ValueError: The family is not supported, a file is truncated, an argument is unknown, or an
-            adapter is not of its base.
+            adapter is not of its base, or `bidirectional` means nothing to the model.
         ImportError: A precision or an adapter needs a package that is not installed.
         RuntimeError: An adapter, merged, computes something else.
     """
@@ -99,7 +103,8 @@ def load(
         config = read_config(name, **shared)
         device = device or get_device_name()
         model_kwargs["device_map"] = device_map(config, device)
-    encoder = _encoder(name, pooling, model_kwargs, shared, device=device, prompts=prompts)
+    modules = {"pooling": pooling, "bidirectional": bidirectional}
+    encoder = _encoder(name, modules, model_kwargs, shared, device=device, prompts=prompts)
     config = transformer_model(encoder).config
     # Transformers 5.23 no longer writes it down, and before, a merged adapter had its base's
     config._commit_hash = hub_commit(name, revision)
@@ -142,17 +147,22 @@ def loaded(model: SentenceTransformer | str | Path) -> SentenceTransformer:
 
 def _encoder(
     name: str,
-    pooling: str | None,
+    modules: dict[str, Any],
     model_kwargs: dict[str, Any],
     shared: dict[str, Any],
     **options: Any,
 ) -> Encoder:
     with blamed_on_config(config_place(name)):
         if _is_sentence_transformer(name, shared["revision"]):
-            if pooling is not None:
+            if modules["pooling"] is not None:
                 raise ValueError(
-                    f"{name} brings its own pooling; leave pooling={pooling!r} out, or load the "
-                    "bare transformer it was made from"
+                    f"{name} brings its own pooling; leave pooling={modules['pooling']!r} out, or "
+                    "load the bare transformer it was made from"
+                )
+            if modules["bidirectional"] and is_causal(read_config(name, **shared)):
+                raise ValueError(
+                    f"{name} is an encoder that was made with attention to the left; leave "
+                    "bidirectional=True out, or load the bare transformer it was made from"
                 )
             place = _place_of_modules(name, shared["revision"])
             encoder = Encoder(place, model_kwargs=model_kwargs, **options, **shared)
@@ -164,11 +174,11 @@ def _encoder(
         find(read_config(name, **shared))
         adapter = find_adapter(name, revision=shared["revision"])
         if adapter is None:
-            modules = _bare_modules(name, pooling, {**model_kwargs, **shared}, shared)
-            return Encoder(modules=modules, similarity_fn_name="cosine", **options)
+            made = _bare_modules(name, {**model_kwargs, **shared}, shared, **modules)
+            return Encoder(modules=made, similarity_fn_name="cosine", **options)
     check_not_quantised(read_config(name, **shared), model_kwargs, adapter)
     shared = {**shared, "revision": adapter.base_revision}
-    base = _encoder(find_source(adapter.base), pooling, model_kwargs, shared, **options)
+    base = _encoder(find_source(adapter.base), modules, model_kwargs, shared, **options)
     return with_adapter(base, adapter)
 
 
@@ -242,7 +252,12 @@ def _check_transformer(encoder: Encoder, name: str) -> None:
 
 
 def _bare_modules(
-    name: str, pooling: str | None, model_kwargs: dict[str, Any], shared: dict[str, Any]
+    name: str,
+    model_kwargs: dict[str, Any],
+    shared: dict[str, Any],
+    *,
+    pooling: str | None,
+    bidirectional: bool,
 ) -> list[torch.nn.Module]:
     transformer: Any = CheckedTransformer(
         name,
@@ -252,6 +267,8 @@ def _bare_modules(
         modality_config=TEXT_ONLY,
         module_output_name="token_embeddings",
     )
+    if bidirectional:
+        attend_both_ways(transformer.model)
     pooling = pooling or ("lasttoken" if sees_left_only(transformer.model) else "mean")
     prepare_tokenizer(transformer.tokenizer, append_eos=pooling == "lasttoken")
     dimension = transformer.get_embedding_dimension()

@@ -110,7 +110,7 @@ def model_card(history: Mapping[str, Any]) -> str:
 def _changes(history: Mapping[str, Any], pruned: bool) -> list[str]:
     stages = {entry.get("stage") for entry in history["made_by"]}
     changes = ["sublayers or MLP neurons were removed"] if pruned else []
-    if stages & {"finetune", "distill"}:
+    if stages & {"adapt", "finetune", "distill"}:
         changes.append("the weights were trained")
     return changes or ["nothing was removed"]
 

@@ -73,6 +73,26 @@ def sees_left_only(model: Any, tokens: int = TOKENS) -> bool:
     return torch.equal(*(state[0, : tokens // 2] for state in states))
 
 
+def attend_both_ways(model: Any) -> None:
+    """Take a decoder's causal mask away, in place and in its config.
+
+    Raises:
+        ValueError: It is an encoder, which has none, or its attention does not heed the config.
+    """
+    name = model.config.name_or_path or type(model).__name__
+    if not find(model.config).causal:
+        raise ValueError(
+            f"{name} is an encoder, whose tokens see each other already; leave bidirectional=True "
+            "out"
+        )
+    model.config.is_causal = False
+    if sees_left_only(model):
+        raise ValueError(
+            f"the attention of {name} stays causal, for this version of Transformers does not read "
+            f"is_causal in the config of {model.config.model_type}; leave bidirectional=True out"
+        )
+
+
 def model_state(encoder: Encoder) -> tuple[Any, ...]:
     """Return what tells that an encoder's model is as it was when it was tried."""
     model: Any = encoder[0].model
