@@ -38,13 +38,15 @@ if TYPE_CHECKING:
     from .pruning.export import export
     from .pruning.reconstruct import reconstruct
     from .pruning.slim import slim
-    from .training.config import DistillConfig, FinetuneConfig
+    from .training.adapt import adapt
+    from .training.config import AdaptConfig, DistillConfig, FinetuneConfig
     from .training.distill import distill
     from .training.finetune import finetune
     from .training.mine import mine
     from .training.score import score
 
 _HOMES = {
+    "AdaptConfig": "training.config",
     "BaseIdentity": "model.identity",
     "Calibration": "data.calibration",
     "CompressConfig": "pruning.config",
@@ -58,6 +60,7 @@ _HOMES = {
     "RetrievalData": "data.beir",
     "SlimConfig": "pruning.config",
     "TrainingData": "data.training_examples",
+    "adapt": "training.adapt",
     "analyze": "pruning.analyze",
     "check_space": "encoder.space",
     "compare": "evaluation.compare",
@@ -81,6 +84,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "AdaptConfig",
     "BaseIdentity",
     "Calibration",
     "CompressConfig",
@@ -94,6 +98,7 @@ __all__ = [
     "RetrievalData",
     "SlimConfig",
     "TrainingData",
+    "adapt",
     "analyze",
     "check_space",
     "compare",

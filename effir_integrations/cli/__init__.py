@@ -8,8 +8,8 @@ from .app import app
 __all__ = ["app", "main"]
 
 _ORDER = (
-    "compress compare analyze drop slim reconstruct export finetune distill mine score encode "
-    "evaluate show demo"
+    "compress compare analyze drop slim reconstruct export adapt finetune distill mine score "
+    "encode evaluate show demo"
 ).split()
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or ""))
 

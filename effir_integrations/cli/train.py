@@ -1,4 +1,4 @@
-"""Verbs that train: slim, finetune, distill."""
+"""Verbs that train: slim, adapt, finetune, distill."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 from .. import errors
 from ..files.locks import locked
 from ..pruning.config import SlimConfig
-from ..training.config import DistillConfig, FinetuneConfig
+from ..training.config import AdaptConfig, DistillConfig, FinetuneConfig
 from . import console
 from .app import verb
-from .options import Dtype, Force, Json, Quiet, Run
+from .options import Bidirectional, Dtype, Force, Json, Model, Quiet, Run
 from .settings import options_of
 
 Source = Annotated[
@@ -101,6 +101,52 @@ def slim_command(
     console.show_plan(plan, None, as_json, quiet)
 
 
+@verb("adapt")
+@options_of(AdaptConfig, left_out={"mini_batch_size": "it is for the contrastive loss alone"})
+def adapt_command(
+    model: Model,
+    out: Out,
+    config: Any,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            help="Texts of two sentences and more: a .jsonl or .txt file, a BEIR folder (its "
+            "corpus), a datasets name. Default: the 256 texts shipped with the package, which are "
+            "few."
+        ),
+    ] = None,
+    text_count: Annotated[
+        int | None, typer.Option(min=1, help="How many of them to draw. Default: all.")
+    ] = None,
+    bidirectional: Bidirectional = False,
+    dtype: Dtype = "auto",
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Make a language model ready for retrieval by texts alone, before it sees a pair (LLaRA).
+
+    The embedding of a sentence learns to predict, through the language-modelling head, the tokens
+    of the sentence and of the one after it. Killed at any moment, the same command resumes from its
+    last checkpoint, in OUT.training. Needs the [train] extra.
+
+    effir adapt MODEL adapted --texts corpus.jsonl
+    """
+    from ..data.calibration import load_calibration
+    from ..encoder.loading import load
+    from ..encoder.sources import find_architecture
+    from ..training.adapt import adapt
+    from ..training.launch import local_device
+
+    errors.quiet_libraries()
+    progress = not (quiet or as_json)
+    find_architecture(model)
+    chosen = load_calibration(texts, limit=text_count, show_progress=progress)
+    encoder = load(model, dtype=dtype, device=local_device(), bidirectional=bidirectional)
+    adapt(encoder, chosen, config, out, force=force, show_progress=progress)
+    console.show_trained(out, as_json, quiet)
+
+
 @verb("finetune")
 @options_of(FinetuneConfig)
 def finetune_command(
@@ -111,6 +157,7 @@ def finetune_command(
     config: Any,
     negatives: Negatives = 7,
     model: Base = None,
+    bidirectional: Bidirectional = False,
     dtype: Dtype = "auto",
     force: Force = False,
     quiet: Quiet = False,
@@ -131,7 +178,7 @@ def finetune_command(
     progress = not (quiet or as_json)
     asked = str(context.get_parameter_source("teacher_weight")).endswith("COMMANDLINE")
     scored = config.teacher_weight > 0 and (asked or has_scores(train))
-    encoder, history = load_source(source, model, dtype)
+    encoder, history = load_source(source, model, dtype, bidirectional=bidirectional)
     data = training_data(
         encoder, train, config, negatives=negatives, scored=scored, show_progress=progress
     )
@@ -164,6 +211,7 @@ def distill_command(
         typer.Option(help="More texts, read with the model's query prompt: a .jsonl or .txt file."),
     ] = None,
     model: Base = None,
+    bidirectional: Bidirectional = False,
     dtype: Dtype = "auto",
     force: Force = False,
     quiet: Quiet = False,
@@ -184,7 +232,7 @@ def distill_command(
     from .train_sources import load_source, load_texts
 
     progress = not (quiet or as_json)
-    encoder, history = load_source(source, model, dtype)
+    encoder, history = load_source(source, model, dtype, bidirectional=bidirectional)
     name = base_source(teacher or model, history["base"], source, option="--teacher")
     guide = load(name, device=local_device())
     if teacher is None:

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from ..encoder.encoder import Encoder
 
 
-def load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, dict[str, Any]]:
-    """Return the encoder of a model folder, or what a run folder plans, and its history."""
+def load_source(
+    source: Path, model: str | None, dtype: str, *, bidirectional: bool = False
+) -> tuple[Encoder, dict[str, Any]]:
+    """Return the encoder of a model folder, or what a run folder plans, and its history.
+
+    Raises:
+        ValueError: A base was named for a model, or another attention was asked for than that of
+            the model that a plan was made for.
+    """
     from ..encoder.encoder import transformer_model
     from ..encoder.history import history_at, history_of
     from ..encoder.loading import load
@@ -29,8 +36,13 @@ def load_source(source: Path, model: str | None, dtype: str) -> tuple[Encoder, d
         if model is not None:
             raise ValueError(f"{source} is a model, which needs no --model; leave it out")
         find_architecture(source)
-        encoder = load(source, dtype=dtype, device=local_device())
+        encoder = load(source, dtype=dtype, device=local_device(), bidirectional=bidirectional)
         return encoder, history_at(encoder, source)
+    if bidirectional:
+        raise ValueError(
+            f"the plan in {source} was made for a model as it attended then; leave --bidirectional "
+            "out, or give a model"
+        )
     plan = PruningPlan.load(source)
     name = base_source(model, plan.base.name, source)
     encoder = load(name, dtype=dtype, device=local_device())

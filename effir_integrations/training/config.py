@@ -140,6 +140,29 @@ class FinetuneConfig(HealConfig):
             raise ValueError(f"teacher_weight={self.teacher_weight} must be 0 or more")
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig(HealConfig):
+    """What the embedding must predict, and how it is trained to."""
+
+    own_weight: float = 1.0
+    """Weight of predicting the tokens of the text itself; 0 leaves it out."""
+    next_weight: float = 1.0
+    """Weight of predicting the tokens of the sentence after it; 0 leaves it out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("own_weight", "next_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+        if not self.own_weight + self.next_weight > 0:
+            raise ValueError("own_weight=0 and next_weight=0 leave nothing to predict; raise one")
+        if self.mini_batch_size is not None:
+            raise ValueError(
+                f"mini_batch_size={self.mini_batch_size} is for the contrastive loss alone; lower "
+                "batch_size instead"
+            )
+
+
 TARGETS = ("vectors", "similarities")
 
 

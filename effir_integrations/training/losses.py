@@ -191,3 +191,74 @@ class DistillationLoss(nn.Module):
         difference = student @ student.T - teacher @ teacher.T
         pairs = len(difference) * (len(difference) - 1)
         return {"similarities": difference.square().sum() / pairs}
+
+
+class PretextLoss(nn.Module):
+    """Asks a text's embedding for the tokens of the text and of the sentence that follows it.
+
+    Each term is the mean, over the different tokens of its target, of `-log softmax(W e)_t`, with
+    `e` the embedding before it is normalised and `W` the head: the pretext tasks of LLaRA
+    (arXiv 2312.15503). Which tokens are there counts, not where, nor how often.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        head: torch.Tensor,
+        *,
+        own_weight: float,
+        next_weight: float,
+        left_out: Iterable[int] = (),
+        softcap: float | None = None,
+    ) -> None:
+        """Set the tasks up.
+
+        Args:
+            model: Transformer and pooling, with nothing behind them.
+            head: (vocabulary, hidden).
+            own_weight: Of the term of the text's own tokens; 0 leaves it out.
+            next_weight: Of that of the next sentence's; 0 leaves it out.
+            left_out: Tokens that no target holds: special ones.
+            softcap: Where the family caps its logits, at what.
+        """
+        super().__init__()
+        self.model = model
+        self.head = head
+        self.weights = {"own": own_weight, "next": next_weight}
+        self.softcap = softcap
+        counts = torch.ones(len(head), device=head.device)
+        counts[sorted(x for x in left_out if x < len(head))] = 0
+        self.register_buffer("counts", counts, persistent=False)
+
+    def forward(
+        self, sentence_features: Features, labels: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the terms of a batch, whose sum is the loss.
+
+        Args:
+            sentence_features: Columns of the text as it is encoded, of the text alone and of the
+                next sentence; of the last two only the tokens are read.
+            labels: None are needed.
+        """
+        text, own, following = sentence_features
+        states = self.model(text)["sentence_embedding"]
+        scores = functional.linear(states.to(self.head.dtype), self.head)
+        scores = scores if scores.itemsize >= 4 else scores.float()
+        if self.softcap is not None:
+            scores = self.softcap * torch.tanh(scores / self.softcap)
+        surprise = -functional.log_softmax(scores, dim=-1)
+        targets = {"own": own, "next": following}
+        return {
+            name: weight * self._mean(surprise, targets[name])
+            for name, weight in self.weights.items()
+            if weight
+        }
+
+    def _mean(self, surprise: torch.Tensor, target: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Average over the tokens of each target, then over the targets that have any."""
+        there = torch.zeros_like(surprise)
+        there.scatter_add_(1, target["input_ids"], target["attention_mask"].to(there))
+        there = (there > 0) * self.counts
+        sizes = there.sum(dim=1)
+        means = (surprise * there).sum(dim=1) / sizes.clamp_min(1)
+        return means.sum() / (sizes > 0).sum().clamp_min(1)

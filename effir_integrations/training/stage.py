@@ -39,7 +39,7 @@ class Stage:
     """Everything that a stage's result depends on, besides the model itself."""
 
     name: str
-    """slim, finetune or distill."""
+    """slim, adapt, finetune or distill."""
     config: TrainConfig
     """Its settings."""
     data: Mapping[str, Any]

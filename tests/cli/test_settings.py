@@ -32,8 +32,10 @@ OPTIONS = {
 WITH_SETTINGS = [name for name, verb in VERBS.items() if hasattr(verb, "settings")]
 
 
-def test_five_stages_take_their_options_from_their_settings() -> None:
-    assert WITH_SETTINGS == ["compress", "drop", "slim", "reconstruct", "finetune", "distill"]
+def test_seven_stages_take_their_options_from_their_settings() -> None:
+    assert WITH_SETTINGS == (
+        ["compress", "drop", "slim", "reconstruct", "adapt", "finetune", "distill"]
+    )
 
 
 @pytest.mark.parametrize("verb", WITH_SETTINGS)
