@@ -35,6 +35,14 @@ FromDisk = Annotated[
         "a model that is larger than memory.",
     ),
 ]
+Bidirectional = Annotated[
+    bool,
+    typer.Option(
+        "--bidirectional",
+        help="Let every token of a bare decoder attend to those after it as well; the folder that "
+        "is written keeps it.",
+    ),
+]
 Data = Annotated[str, typer.Option(help="BEIR folder, or a datasets name such as mteb/scifact.")]
 Split = Annotated[str, typer.Option(help="Which qrels/SPLIT.tsv to use.")]
 DropSameId = Annotated[

@@ -135,6 +135,40 @@ def test_distill_follows_the_base_it_was_pruned_from(run_folder, base, tmp_path)
     assert made["log"][-1]["vectors"] > 0
 
 
+def test_a_language_model_is_adapted_and_then_fine_tuned_with_attention_both_ways(train, tmp_path):
+    tied = save_bare("llama", tmp_path / "tied", tie_word_embeddings=True)
+    texts = tmp_path / "texts.jsonl"
+    sentences = [f"{x} {y} w3 w4 ." for x in WORDS[:6] for y in WORDS[9:12]]
+    pairs = zip(sentences, sentences[1:], strict=False)
+    texts.write_text("".join(json.dumps({"text": "\n\n".join(pair)}) + "\n" for pair in pairs))
+    adapt = ["adapt", tied, tmp_path / "adapted", "--texts", texts, *QUICK, "--bidirectional"]
+    made = effir_json(*adapt)
+    assert made["stage"] == "adapt" and made["data"]["examples"] == 17
+    assert {"own", "next"} <= set(made["log"][-1])
+    options = ["--train", train, "--negatives", 2, *QUICK]
+    effir_json("finetune", tmp_path / "adapted", tmp_path / "tuned", *options)
+    config = json.loads((tmp_path / "tuned" / "config.json").read_text())
+    assert config["is_causal"] is False
+    stages = json.loads((tmp_path / "tuned" / "effir.json").read_text())["made_by"]
+    assert [record["stage"] for record in stages] == ["adapt", "finetune"]
+    effir_json("finetune", tied, tmp_path / "both", *options, "--bidirectional")
+    assert json.loads((tmp_path / "both" / "config.json").read_text())["is_causal"] is False
+
+
+def test_what_cannot_be_adapted_or_attend_both_ways_is_one_line(base, run_folder, train, tmp_path):
+    out, texts = tmp_path / "out", tmp_path / "texts.txt"
+    texts.write_text("w1 w2\nw3\n")
+    assert "without its language-modelling head" in refused("adapt", base, out, *QUICK)
+    tied = save_bare("llama", tmp_path / "tied", tie_word_embeddings=True)
+    line = refused("adapt", tied, out, "--texts", texts, *QUICK)
+    assert "none of the 2 texts" in line and "two sentences" in line
+    both = ["--train", train, "--negatives", 2, *QUICK, "--bidirectional"]
+    assert "leave --bidirectional out" in refused("finetune", run_folder, out, *both)
+    encoder = save_bare("bert", tmp_path / "bert")
+    assert "see each other already" in refused("finetune", encoder, out, *both)
+    assert not out.exists()
+
+
 def test_mistakes_are_one_line(base, run_folder, train, tmp_path):
     out = tmp_path / "out"
     finetune = ["finetune", base, out, *QUICK, "--negatives", 2, "--train"]
