@@ -43,6 +43,11 @@ class Settings:
 
 
 CPU = Settings(
+    layers=10,
+    head_texts=8_000,
+    rounds=4,
+    round_texts=8_000,
+    rates=(1e-3, 8e-4, 6e-4, 3e-4),
     distill=DistillConfig(
         trains="lora",
         rank=64,
