@@ -28,7 +28,12 @@ from effir_integrations.pruning.config import (
     ReconstructConfig,
     SlimConfig,
 )
-from effir_integrations.training.config import AdaptConfig, DistillConfig, FinetuneConfig, TrainConfig
+from effir_integrations.training.config import (
+    AdaptConfig,
+    DistillConfig,
+    FinetuneConfig,
+    TrainConfig,
+)
 from effir_integrations.training.distill import distill
 from effir_integrations.training.losses import LossTerms
 from effir_integrations.training.mine import mine

@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from ..data.calibration import calibrated
 from ..data.sentences import sentence_pairs
-from ..encoder.encoder import Encoder, role_prompt
+from ..encoder.encoder import Encoder, role_prompt, transformer_model
 from ..encoder.loading import loaded
 from ..extras import import_extra
 from .config import AdaptConfig
@@ -82,7 +82,7 @@ def adapt(
             own_weight=config.own_weight,
             next_weight=config.next_weight,
             left_out=encoder.tokenizer.all_special_ids,
-            softcap=getattr(encoder[0].model.config, "final_logit_softcapping", None),
+            softcap=getattr(transformer_model(encoder).config, "final_logit_softcapping", None),
         )
         return train(
             pooled,

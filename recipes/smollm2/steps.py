@@ -44,7 +44,7 @@ class Run:
         self.decoder = decoder
         self.teacher_name = teacher
         self.settings = settings
-        self.bar: dict[str, bool] = {"show_progress": show_progress}
+        self.show_progress = show_progress
         self.newest = work / "start"
 
     @cached_property
@@ -98,14 +98,25 @@ class Run:
             check_same_vectors(encoder, load(folder, dtype=dtype))
 
     def distill(self, number: int) -> None:
-        """Follow the teacher's vectors on the texts of one round."""
+        """Follow the teacher's vectors on the texts of one round.
+
+        The head was fitted to none of them: where it was, little is left to learn.
+        """
         size, rate = self.settings.round_texts, self.settings.rates[number - 1]
-        part = self.texts[(number - 1) * size : number * size]
+        first = self.settings.head_texts + (number - 1) * size
+        part = self.texts[first : first + size]
         out = self.work / f"distilled-{number}"
         config = replace(self.settings.distill, learning_rate=rate)
         if not out.is_dir():
             with _timed(out.name):
-                distill(load(self.newest), self.teacher, part, config, out, **self.bar)
+                distill(
+                    load(self.newest),
+                    self.teacher,
+                    part,
+                    config,
+                    out,
+                    show_progress=self.show_progress,
+                )
         self.newest = out
         self._measure_curve(number)
 
@@ -114,8 +125,8 @@ class Run:
         out = self.work / "refitted"
         if not out.is_dir():
             with _timed("refit"):
-                # texts of no round, if there are so many: of the others the states are too good
-                used = self.settings.rounds * self.settings.round_texts
+                # texts of no round, if there are so many: on the others the states are too good
+                used = self.settings.head_texts + self.settings.rounds * self.settings.round_texts
                 first = max(0, min(used, len(self.texts) - self.settings.head_texts))
                 self._write(self._with_head(load(self.newest), first), out)
         self.newest = out
@@ -150,7 +161,7 @@ class Run:
                     self.settings.finetune,
                     out,
                     negatives=self.settings.negatives,
-                    **self.bar,
+                    show_progress=self.show_progress,
                 )
         self.newest = out
         self._measure_curve(self.settings.rounds)
@@ -173,7 +184,9 @@ class Run:
         found = {}
         for name, data in (("scifact", judged), ("docstrings", self.work / "texts" / "docstrings")):
             with _timed(f"measure on {name}"):
-                found[name] = evaluate(self.newest, data, **self.bar).to_json()
+                found[name] = evaluate(
+                    self.newest, data, show_progress=self.show_progress
+                ).to_json()
             logger.info("%s test: %s", name, found[name]["metrics"])
         (self.work / RESULTS).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
