@@ -47,12 +47,13 @@ def _stored(model: Any, place: str) -> torch.Tensor | None:
     """Return the head that lies beside the model's weights, if one does."""
     from transformers import AutoModelForCausalLM
 
-    whole, found = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         config_place(find_source(place)),
         dtype=model.dtype,
         use_safetensors=True,
         output_loading_info=True,
     )
+    whole, found = loaded
     head = whole.get_output_embeddings().weight
     name = next(name for name, parameter in whole.named_parameters() if parameter is head)
     if name in found["missing_keys"]:

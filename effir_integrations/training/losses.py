@@ -258,7 +258,7 @@ class PretextLoss(nn.Module):
         """Average over the tokens of each target, then over the targets that have any."""
         there = torch.zeros_like(surprise)
         there.scatter_add_(1, target["input_ids"], target["attention_mask"].to(there))
-        there = (there > 0) * self.counts
+        there = (there > 0) * self.get_buffer("counts")
         sizes = there.sum(dim=1)
         means = (surprise * there).sum(dim=1) / sizes.clamp_min(1)
         return means.sum() / (sizes > 0).sum().clamp_min(1)

