@@ -46,7 +46,7 @@ def slim(
     model: SentenceTransformer | str | Path,
     data: TrainingData | Source,
     config: SlimConfig,
-    work: str | Path,
+    work: str | Path | None = None,
     *,
     plan: PruningPlan | None = None,
     negatives: int = 7,
@@ -72,9 +72,9 @@ def slim(
         model: The base, or the folder or name to load it from; a loaded one is used up.
         data: Queries with positives and hard negatives: examples, or what `load_training` takes.
         config: How, and how many neurons go.
-        work: With `paper`, the folder of checkpoints; a killed run resumes from the last one there.
-            Ends up with `gates.safetensors`, the fp32 gates of every layer, and with `train_base`
-            also with `base/`, the trained model that the plan is then for. Else it is not made.
+        work: For `paper` alone, and required there: folder of checkpoints; a killed run resumes
+            from the last one. Ends up with `gates.safetensors`, the fp32 gates of every layer, and
+            with `train_base` also with `base/`, the trained model that the plan is then for.
         plan: Sublayers that go anyway, from `drop`.
         negatives: Hard negatives of an example, where `data` is still to be read (the paper: 7).
         force: Start over whatever is in `work`.
@@ -89,6 +89,8 @@ def slim(
             finite or all zero, or `work` is of another run.
         RuntimeError: The loss is not finite, or the sliced model differs from the masked one.
     """
+    if config.paper and work is None:
+        raise ValueError("gates are trained with checkpoints; name a folder for them (work)")
     encoder = loaded(model)
     check_no_adapter(transformer_model(encoder))
     check_code(transformer_model(encoder))
@@ -100,7 +102,7 @@ def slim(
         encoder, data, config, negatives=negatives, show_progress=show_progress
     )
     stage = Stage(name="slim", config=config, data=data_record(examples))
-    if not config.paper:
+    if not config.paper or work is None:
         return by_gradients(encoder, examples, stage, plan, config, show_progress=show_progress)
     return _by_gates(encoder, examples, stage, plan, config, Path(work), force, show_progress)
 

@@ -109,8 +109,7 @@ def test_the_weights_of_tokens_reach_the_gram_matrix_and_the_widths(tmp_path: Pa
 def test_gradients_choose_and_refit_in_one_stage(loss: str, family: str, tmp_path: Path) -> None:
     encoder = tiny_encoder(family, tmp_path)
     base = PruningPlan(base=BaseIdentity.of(transformer_model(encoder)), drop_mlp=(1,))
-    plan = slim(encoder, examples(), replace(CONFIG, loss=loss), tmp_path / "work", plan=base)
-    assert not (tmp_path / "work").exists()
+    plan = slim(encoder, examples(), replace(CONFIG, loss=loss), plan=base)
     assert plan.mlp_widths[1] == 0
     assert abs(sum(plan.mlp_widths) - 0.6 * 3 * 48) <= 2
     assert plan.outputs.keys() == plan.neurons.keys() != set()
@@ -126,7 +125,7 @@ def test_gradients_choose_and_refit_in_one_stage(loss: str, family: str, tmp_pat
 def test_the_same_examples_give_the_same_plan_and_labels_matter(tmp_path: Path) -> None:
     def made(**changes) -> PruningPlan:
         config = replace(CONFIG, **changes)
-        return slim(tiny_encoder("bert", tmp_path), examples(), config, tmp_path / "work")
+        return slim(tiny_encoder("bert", tmp_path), examples(), config)
 
     first, again, other = made(), made(), made(loss="vectors")
     assert first.outputs.keys() == again.outputs.keys()
@@ -142,7 +141,7 @@ def test_examples_that_tell_nothing_apart_are_refused(tmp_path: Path) -> None:
     rows = [{"query": "w1 w2", "pos": ["w3"], "neg": []}]
     data = load_training(rows, negatives=0)
     with pytest.raises(ValueError, match=r"gradients behind the MLP of layer 0 are zero"):
-        slim(tiny_encoder("bert", tmp_path), data, CONFIG, tmp_path / "work")
+        slim(tiny_encoder("bert", tmp_path), data, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -163,12 +162,14 @@ def test_settings_of_the_gradients_that_will_not_do_are_refused(change: dict, ma
 
 
 def test_a_refitted_plan_is_not_refitted_again(tmp_path: Path) -> None:
-    plan = slim(tiny_encoder("bert", tmp_path), examples(), CONFIG, tmp_path / "work")
+    plan = slim(tiny_encoder("bert", tmp_path), examples(), CONFIG)
     with pytest.raises(ValueError, match="is refitted already"):
         reconstruct(tiny_encoder("bert", tmp_path), TEXTS, ReconstructConfig(), plan=plan)
 
 
-def test_gates_need_the_paper_named(tmp_path: Path) -> None:
+def test_the_papers_gates_need_a_folder_and_are_not_refitted(tmp_path: Path) -> None:
     config = replace(CONFIG, paper=True, steps=2, precision="fp32")
+    with pytest.raises(ValueError, match="name a folder"):
+        slim(tiny_encoder("bert", tmp_path), examples(), config)
     plan = slim(tiny_encoder("bert", tmp_path), examples(), config, tmp_path / "work")
     assert load_file(tmp_path / "work" / "gates.safetensors") and not plan.outputs
