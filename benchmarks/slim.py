@@ -1,4 +1,4 @@
-"""What labels are worth when MLP neurons are chosen: `slim` against `reconstruct`, before healing.
+"""What gradients are worth when MLP neurons are chosen: `slim` against `reconstruct`.
 
 Every method sees the same train examples, `reconstruct` their texts alone. The test queries are
 searched in the documents that are relevant to them and some others, so figures are higher than on
@@ -43,7 +43,7 @@ from effir_integrations.pruning.slim import slim
 METHODS = (
     "reconstruct",
     "slim",
-    "slim vectors",
+    "slim contrastive",
     "slim paper",
     "slim paper + reconstruct",
     "plain",
@@ -137,7 +137,7 @@ class Bench:
         return {
             "reconstruct": partial(refitted, refit),
             "slim": partial(slimmed, labelled),
-            "slim vectors": partial(slimmed, replace(labelled, loss="vectors")),
+            "slim contrastive": partial(slimmed, replace(labelled, loss="contrastive")),
             "slim paper": partial(slimmed, gates),
             "slim paper + reconstruct": lambda: refitted(
                 replace(refit, keep_neurons=None), slimmed(gates)

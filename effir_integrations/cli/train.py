@@ -51,9 +51,9 @@ def slim_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Choose the MLP neurons that stay by labelled examples, and refit what is left of each MLP.
+    """Choose the MLP neurons that stay by gradients of examples, and refit what is left.
 
-    As `effir reconstruct`, with tokens weighted by the gradients of the contrastive loss. --paper
+    As `effir reconstruct`, with tokens weighted by what a loss feels of their MLPs. --paper
     trains gates instead (equations 7, 8): killed at any moment, the same command resumes from its
     last checkpoint, and `effir reconstruct` refits what they chose. Afterwards `effir export`
     writes the model. Needs the [train] extra.

@@ -211,20 +211,20 @@ class CompressConfig:
         )
 
 
-LOSSES = ("contrastive", "vectors")
+LOSSES = ("vectors", "contrastive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlimConfig(TrainConfig):
-    """How many neurons go, and by what: a loss's gradients, or the paper's trained gates."""
+    """How many neurons go, and by what: gradients of examples, or the paper's trained gates."""
 
     after_training = ("sparsity", "multiple_of", "min_width")
     """Trained gates can be cut at any sparsity."""
     sparsity: float = 0.3
     """Share of the neurons of the MLPs left that goes, between 0 and 1 (the paper: 0.3)."""
-    loss: str = "contrastive"
-    """What tokens count by, where no gates are trained: `contrastive` (the examples' labels) or
-    `vectors` (the distance to the full model's vectors, without labels)."""
+    loss: str = "vectors"
+    """Whose gradient tokens count by, where no gates are trained: `vectors` (the distance to the
+    full model's vectors, without labels) or `contrastive` (the examples' labels)."""
     examples: int = 256
     """How many examples the gradients are taken of."""
     ridge: float = 1e-3
@@ -265,8 +265,6 @@ class SlimConfig(TrainConfig):
             raise ValueError(f"loss={self.loss!r} is not known; choose {', '.join(LOSSES)}")
         if self.train_base and not self.paper:
             raise ValueError("train_base=True trains weights with gates; set paper=True as well")
-        if self.paper and self.loss != "contrastive":
-            raise ValueError(f"loss={self.loss!r} is not for gates; leave it out, or paper=True")
         for name in ("gate_learning_rate", "beta", "loss_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(

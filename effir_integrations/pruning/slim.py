@@ -53,14 +53,14 @@ def slim(
     force: bool = False,
     show_progress: bool = False,
 ) -> PruningPlan:
-    """Choose the MLP neurons that stay by what a loss of retrieval says of them.
+    """Choose the MLP neurons that stay by the gradients of examples, and refit the projections.
 
-    As `reconstruct`, but a token counts as much as the loss is sensitive to what its MLP adds: by
-    the squared norm of the gradient there, which the full model's examples give in one pass. With
-    `loss="vectors"` the loss is the distance to the full model's vectors. Its gradient vanishes at
-    the full model, so that of a random direction is taken, whose mean square is the curvature.
-    Neurons are ranked by backward elimination and the output projections refitted with these
-    weights. Nothing is trained.
+    As `reconstruct`, but a token counts as much as a loss is sensitive to what its MLP adds: by
+    the squared norm of the gradient there, which one pass over the examples gives. The loss is the
+    distance to the full model's vectors (`loss="vectors"`, labels unread): its gradient vanishes at
+    the full model, so that of a random direction is taken, whose mean square is the curvature. Or
+    it is the contrastive one, with the examples' labels. Neurons are ranked by backward elimination
+    and the output projections refitted with these weights. Nothing is trained.
 
     With `paper`, gates choose instead (section 5.1, A.1), and nothing is refitted. Every MLP left
     computes `W_down( relu(z) * act(W_gate x) * (W_up x) )` (eq. 7) with `z = 1` at the start. `z`

@@ -62,7 +62,7 @@ def test_a_tokens_count_is_the_squared_gradient_at_what_its_mlp_adds(
     family: str, tmp_path: Path
 ) -> None:
     encoder, plan, group = frozen(family, tmp_path, torch.float64)
-    config = SlimConfig(temperature=0.1)
+    config = SlimConfig(temperature=0.1, loss="contrastive")
     counts = sensitivity(encoder, projections(encoder), plan, [group], loss_of(config))
     assert not any(x.grad is not None for x in transformer_model(encoder).parameters())
     for layer, output in projections(encoder).items():
@@ -127,7 +127,7 @@ def test_the_same_examples_give_the_same_plan_and_labels_matter(tmp_path: Path) 
         config = replace(CONFIG, **changes)
         return slim(tiny_encoder("bert", tmp_path), examples(), config)
 
-    first, again, other = made(), made(), made(loss="vectors")
+    first, again, other = made(), made(), made(loss="contrastive")
     assert first.outputs.keys() == again.outputs.keys()
     for layer, parts in first.outputs.items():
         assert torch.equal(parts["weight"], again.outputs[layer]["weight"])
@@ -141,7 +141,7 @@ def test_examples_that_tell_nothing_apart_are_refused(tmp_path: Path) -> None:
     rows = [{"query": "w1 w2", "pos": ["w3"], "neg": []}]
     data = load_training(rows, negatives=0)
     with pytest.raises(ValueError, match=r"gradients behind the MLP of layer 0 are zero"):
-        slim(tiny_encoder("bert", tmp_path), data, CONFIG)
+        slim(tiny_encoder("bert", tmp_path), data, replace(CONFIG, loss="contrastive"))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,6 @@ def test_examples_that_tell_nothing_apart_are_refused(tmp_path: Path) -> None:
         ({"correction": 2.0}, "correction=2.0"),
         ({"temperature": 0.0}, "temperature=0.0"),
         ({"train_base": True}, "paper=True"),
-        ({"paper": True, "loss": "vectors"}, "not for gates"),
     ],
 )
 def test_settings_of_the_gradients_that_will_not_do_are_refused(change: dict, match: str) -> None:
