@@ -14,6 +14,7 @@ from ..model.config_file import blamed_on_config, check_tokenizer
 from ..model.families import find, is_causal
 from ..model.offload import device_map
 from ..model.peft_folder import find_adapter
+from .call_lock import CallLock
 from .encoder import Encoder, transformer_model
 from .inference import TEXT_ONLY
 from .peft_merge import check_not_quantised, with_adapter
@@ -39,6 +40,11 @@ DTYPES = {
     "fp16": torch.float16,
     "float16": torch.float16,
 }
+
+
+_LOADING = CallLock()
+"""Transformers changes classes of its own while it builds a model, and two threads that do so at a
+time leave them changed: tied weights are no longer tied in whatever is loaded next."""
 
 
 def load(
@@ -104,7 +110,8 @@ def load(
         device = device or get_device_name()
         model_kwargs["device_map"] = device_map(config, device)
     modules = {"pooling": pooling, "bidirectional": bidirectional}
-    encoder = _encoder(name, modules, model_kwargs, shared, device=device, prompts=prompts)
+    with _LOADING:
+        encoder = _encoder(name, modules, model_kwargs, shared, device=device, prompts=prompts)
     config = transformer_model(encoder).config
     # Transformers 5.23 no longer writes it down, and before, a merged adapter had its base's
     config._commit_hash = hub_commit(name, revision)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from tiny import save_bare
+from transformers import PreTrainedModel
 
 from effir_integrations import load
 from effir_integrations.adapters.lazy_encoder import LazyEncoder
@@ -68,3 +71,14 @@ def test_a_name_that_the_hub_cannot_have_says_where_it_was_looked_for(here):
         with pytest.raises(FileNotFoundError, match="is no model folder") as raised:
             load(name)
         assert f"looked at {Path(here, name)}" in str(raised.value)
+
+
+def test_threads_that_load_at_a_time_leave_transformers_as_it_was(tmp_path):
+    folder = save_bare("llama", tmp_path / "model")
+    tie_weights = PreTrainedModel.tie_weights
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(load, [folder] * 24))) == 24
+        assert PreTrainedModel.tie_weights is tie_weights
+    finally:
+        PreTrainedModel.tie_weights = tie_weights

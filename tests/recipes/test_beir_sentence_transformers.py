@@ -22,7 +22,7 @@ def test_figures_and_keys_are_those_of_evaluate(run_json, recipe_model, recipe_d
     printed = run_json(MAIN)
 
     expected = evaluate(load(recipe_model, precision="fp32"), recipe_data)
-    assert list(printed) == [field.name for field in fields(Evaluation)]
+    assert list(printed) == [field.name for field in fields(Evaluation) if field.compare]
     assert printed["metrics"] == pytest.approx(expected.metrics, abs=1e-6)
     assert 0.2 < printed["metrics"]["nDCG@10"] < 1
     for name in ("data", "split", "parameters", "documents", "queries", "max_length", "dtype"):
