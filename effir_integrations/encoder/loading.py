@@ -44,7 +44,8 @@ DTYPES = {
 
 _LOADING = CallLock()
 """Transformers changes classes of its own while it builds a model, and two threads that do so at a
-time leave them changed: tied weights are no longer tied in whatever is loaded next."""
+time leave them changed: tied weights are no longer tied in whatever is loaded next
+(huggingface/transformers#44940)."""
 
 
 def load(
