@@ -20,9 +20,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-import ir_measures
 import numpy as np
 import torch
 import transformers
@@ -32,7 +32,8 @@ from effir_integrations.data.beir import RetrievalData, load_beir
 from effir_integrations.data.training_examples import TrainingData, load_training
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.loading import load
-from effir_integrations.evaluation.retrieval import rank
+from effir_integrations.evaluation.intervals import interval
+from effir_integrations.evaluation.retrieval import rank, score_queries
 from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
@@ -48,7 +49,6 @@ METHODS = (
     "slim paper + reconstruct",
     "plain",
 )
-SAMPLES = 10_000
 
 
 def arguments() -> argparse.Namespace:
@@ -101,7 +101,7 @@ class Bench:
         ]
         return load_training(rows, negatives=0)
 
-    def ndcg(self, plan: PruningPlan | None) -> list[float]:
+    def ndcg(self, plan: PruningPlan | None) -> dict[str, float]:
         """Return nDCG@10 of every test query."""
         encoder = load(self.base, max_length=self.options.max_length)
         model = transformer_model(encoder)
@@ -113,10 +113,7 @@ class Bench:
             )
             vectors = encoder.encode_query(list(queries.values()), normalize_embeddings=True)
         run = rank(list(self.documents), documents, list(queries), vectors)
-        measure = ir_measures.parse_measure("nDCG@10")
-        values = ir_measures.iter_calc([measure], self.test.qrels, run)
-        found = {value.query_id: value.value for value in values}
-        return [found.get(query, 0.0) for query in queries]
+        return score_queries(self.test.qrels, run)["nDCG@10"]
 
     def plans(self, keep: float) -> dict[str, Callable[[], PruningPlan]]:
         """Return what makes the plan of each method at a width."""
@@ -145,7 +142,7 @@ class Bench:
             "plain": partial(refitted, replace(refit, method="plain")),
         }
 
-    def values(self, name: str) -> list[float] | None:
+    def values(self, name: str) -> dict[str, float] | None:
         """Return a row's nDCG@10 by query, where it is in the table."""
         return next((row["by query"] for row in self.rows if row["model"] == name), None)
 
@@ -153,11 +150,12 @@ class Bench:
         """Evaluate a plan, keep its row and print it."""
         values = self.ndcg(plan)
         full = self.values("full") or values
+        mean = fmean(values.values())
         row: dict[str, Any] = {
             "model": name,
-            "nDCG@10": round(float(np.mean(values)), 4),
-            "share": round(float(np.mean(values) / np.mean(full)), 4),
-            "interval": interval(values, self.values(versus)),
+            "nDCG@10": round(mean, 4),
+            "share": round(mean / fmean(full.values()), 4),
+            "interval": difference(values, self.values(versus)),
             "seconds to choose": round(seconds),
             "widths": list(plan.mlp_widths) if plan else None,
             "by query": values,
@@ -183,14 +181,12 @@ class Bench:
                     self.measure(name, plan, seconds, f"{keep:.0%} of the neurons, reconstruct")
 
 
-def interval(values: list[float], others: list[float] | None) -> str:
-    """Return where 95 % of the resampled mean differences lie."""
+def difference(values: dict[str, float], others: dict[str, float] | None) -> str:
+    """Return the mean difference, and where 95 % of the resampled ones lie."""
     if others is None:
         return "-"
-    difference = np.array(values) - np.array(others)
-    picks = np.random.default_rng(0).integers(0, len(difference), (SAMPLES, len(difference)))
-    low, high = np.quantile(difference[picks].mean(1), [0.025, 0.975])
-    return f"{difference.mean():+.4f} [{low:+.4f}, {high:+.4f}]"
+    low, high = interval(np.subtract, values, others)
+    return f"{fmean(values.values()) - fmean(others.values()):+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def main() -> None:
