@@ -1,10 +1,11 @@
-"""The paper's claims, tested on a small decoder, each with a table, a plot and a verdict.
+"""The paper's claims, tested on a model, each with a table, a plot and a verdict.
 
 Two data sets: a BEIR folder with train and test judgements, and docstrings of Python's library.
 Every figure is kept in WORK/rows.json under all that it depends on, every model in WORK/models: a
-run that was killed resumes, and a second one only writes the page. What we make of the figures
-stands in benchmarks/claims/readings.md. `--base` is what recipes/train_mini.py leaves in its folder
-as `distilled`.
+run that was killed resumes, and a second one only writes the pages: that of the model, and
+docs/results.md over all models, with what we make of the figures, from
+benchmarks/claims/readings.md. `--base` is the model before its retrieval training, such as
+`distilled` in the folder of recipes/train_mini.py.
 
     python benchmarks/measure_claims.py --data scifact --work claims-work
     python benchmarks/measure_claims.py --data scifact --work claims-work --render-only
@@ -20,6 +21,7 @@ from pathlib import Path
 import torch
 from claims.inside import claim_4, claim_5, claim_7
 from claims.lab import Lab
+from claims.overview import save_verdicts, write_overview
 from claims.page import CLAIMS, Section, page
 from claims.quality import claim_1, claim_2, claim_3
 from claims.rows import NotMeasured
@@ -47,13 +49,16 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--data", required=True, help="BEIR folder with train and test qrels, such as SciFact")
-    add("--model", default=MINI, help="folder of a causal model (default: %(default)s)")
+    add("--model", default=MINI, help="folder of a model (default: %(default)s)")
+    add("--name", help="what pages call it (default: the name of its folder)")
     add("--base", type=Path, help="folder of the model before its retrieval training")
     add("--work", type=Path, required=True, help="where rows and models are kept")
     add("--claims", type=int, nargs="+", choices=CLAIMS, default=list(CLAIMS))
-    add("--out", type=Path, default=Path("docs/results.md"))
-    add("--render-only", action="store_true", help="measure nothing, write the page")
+    add("--out", type=Path, help="page of the model (default: docs/results/NAME.md)")
+    add("--render-only", action="store_true", help="measure nothing, write the pages")
     add("--docstrings", type=Path, help="BEIR folder in place of the docstrings of this Python")
+    add("--queries", type=int, help="so many test queries of each data set (default: all)")
+    add("--others", type=int, help="documents relevant to none of them (default: all)")
     add("--max-length", type=int, default=128, help="tokens of a text in the sweeps")
     add("--head-length", type=int, default=256, help="tokens in the first line of claim 1")
     add("--steps", type=int, default=60, help="of the fine-tuning")
@@ -79,7 +84,8 @@ def run(options: argparse.Namespace) -> dict[int, Section | None]:
         torch.set_num_threads(options.threads)
     options.threads = torch.get_num_threads()
     lab = Lab(options)
-    images = options.out.parent / options.out.stem
+    out = options.out or Path("docs/results") / f"{lab.name}.md"
+    images = out.parent / out.stem
     sections: dict[int, Section | None] = {}
     for number, claim in MEASURE.items():
         lab.rows.measuring = number in options.claims and not options.render_only
@@ -92,10 +98,13 @@ def run(options: argparse.Namespace) -> dict[int, Section | None]:
                 raise
             print(f"claim {number} is left out: {str(missing):.100}", flush=True)
             sections[number] = None
-    with new_file(options.out) as partial:
-        text = page(lab, sections, options.out, _command(options))
+    with new_file(out) as partial:
+        text = page(lab, sections, out, _command(options))
         partial.write_text(text, encoding="utf-8")
-    print(f"\nwritten: {options.out}")
+    save_verdicts(lab, sections, images)
+    overview = out.parent.with_suffix(".md")
+    write_overview(out.parent, overview)
+    print(f"\nwritten: {out} and {overview}")
     return sections
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import transformers
 from minilm import MINILM_HELP, minilm
+from subset import subset
 
 from effir_integrations.data.beir import RetrievalData, load_beir
 from effir_integrations.data.training_examples import TrainingData, load_training
@@ -74,18 +75,13 @@ class Bench:
         self.options = options
         self.work = work
         self.base = options.model or minilm()
-        self.test = load_beir(options.data, "test")
-        self.documents = self._documents(self.test)
+        self.test = subset(
+            load_beir(options.data, "test"), others=options.others, seed=options.seed
+        )
         self.examples = self._examples(load_beir(options.data, "train"))
         self.rows: list[dict[str, Any]] = []
         if options.json is not None and options.json.is_file():
             self.rows = json.loads(options.json.read_text(encoding="utf-8"))
-
-    def _documents(self, test: RetrievalData) -> dict[str, str]:
-        wanted = {doc for grades in test.qrels.values() for doc, x in grades.items() if x > 0}
-        others = sorted(test.documents.keys() - wanted)
-        wanted.update(random.Random(self.options.seed).sample(others, self.options.others))
-        return {key: test.documents[key] for key in sorted(wanted)}
 
     def _examples(self, train: RetrievalData) -> TrainingData:
         """Return train queries with one relevant document each, no two of them the same one."""
@@ -109,10 +105,10 @@ class Bench:
         queries = self.test.queries
         with masked(model, plan):
             documents = encoder.encode_document(
-                list(self.documents.values()), normalize_embeddings=True
+                list(self.test.documents.values()), normalize_embeddings=True
             )
             vectors = encoder.encode_query(list(queries.values()), normalize_embeddings=True)
-        run = rank(list(self.documents), documents, list(queries), vectors)
+        run = rank(list(self.test.documents), documents, list(queries), vectors)
         return score_queries(self.test.qrels, run)["nDCG@10"]
 
     def plans(self, keep: float) -> dict[str, Callable[[], PruningPlan]]:
@@ -198,8 +194,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         bench = Bench(options, Path(work))
         print(
-            f"{bench.test.name}: {len(bench.test.queries)} test queries, {len(bench.documents)} "
-            f"documents, {options.max_length} tokens, fp32; {len(bench.examples)} train examples; "
+            f"{bench.test.name}: {len(bench.test.queries)} test queries, "
+            f"{len(bench.test.documents)} documents, {options.max_length} tokens, fp32; "
+            f"{len(bench.examples)} train examples; "
             f"torch {torch.__version__}\n"
         )
         names = ("model", "nDCG@10", "share", "against reconstruct", "seconds to choose")

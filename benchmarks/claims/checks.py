@@ -63,6 +63,9 @@ def verdict(checks: Iterable[Check]) -> str:
 
 def overall(questions: Iterable[Question]) -> str:
     """Return the verdict over all comparisons of the paper's questions."""
+    questions = list(questions)
+    if not questions:
+        return "not asked"
     return verdict(
         check for question in questions if question.of_paper for check in question.checks
     )
@@ -202,13 +205,13 @@ def pooling(
     """Ask what lost attention does to the pooled token (figures 6, 7).
 
     Args:
-        losses: Data set, attentions dropped, `last` or `mean` -> share of nDCG@10 that is lost.
+        losses: Data set, attentions dropped, `lasttoken` or `mean` -> share of nDCG@10 lost.
         gaps: `full`, `K attentions`, `K MLPs` -> cosine to the positive less that to the negative,
             behind the last layer.
     """
     more = []
     for (data, count, kind), last in losses.items():
-        if kind == "last":
+        if kind == "lasttoken":
             mean = losses[data, count, "mean"]
             text = f"{data}, {count} attentions: last token loses {last:.1%}, mean {mean:.1%}"
             more.append(Check(text=text, held=last > mean))

@@ -25,7 +25,7 @@ from .texts import content_hash, query_texts, triples
 from .variants import FULL, Variant
 
 KINDS = {"mlp": "MLP", "attention": "attention", "block": "block"}
-POOLINGS = {"last": "last token", "mean": "mean"}
+POOLINGS = {"lasttoken": "last token", "mean": "mean"}
 Losses = dict[tuple[str, int, str], float]
 """Data set, attentions dropped, pooling -> share of nDCG@10 that is lost."""
 TRIPLES = 300
@@ -76,8 +76,18 @@ def _scores(report: ImportanceReport) -> dict[str, list[float]]:
 
 def claim_5(lab: Lab, images: Path) -> Section:
     """Compare what two poolings lose with attention, and follow texts through the layers."""
+    if not lab.causal:
+        return Section(
+            tables=[],
+            images=[],
+            questions=[],
+            notes=[
+                f"{lab.name} is an encoder: its last token sees no more than the others, so the "
+                "question is not asked."
+            ],
+        )
     counts = tuned_counts(lab)
-    losses, table = _pooling_losses(lab, counts)
+    losses, table = pooling_losses(lab, counts)
     followed = {"full": FULL}
     for count in counts:
         followed[f"{count} attentions"] = Variant(attention=count)
@@ -98,19 +108,21 @@ def claim_5(lab: Lab, images: Path) -> Section:
         images=drawn,
         questions=pooling(losses, gaps),
         notes=[
-            "The model was trained for the pooling of its last token. Mean pooling takes the same "
-            "weights without training, so each loss is a share of what that pooling has in the "
-            f"full model. Cosines are means over up to {TRIPLES} test queries of "
-            f"{lab.scifact.name}, of the pooled token behind each layer; the negative is relevant "
-            "to another query.",
+            f"The model's own pooling is that of the {POOLINGS.get(lab.pooling, lab.pooling)}. "
+            "The other takes the same weights without training, so each loss is a share of what "
+            f"that pooling has in the full model. Cosines are means over up to {TRIPLES} test "
+            f"queries of {lab.scifact.name}, of what is pooled behind each layer; the negative is "
+            "relevant to another query.",
         ],
     )
 
 
-def _pooling_losses(lab: Lab, counts: Sequence[int]) -> tuple[Losses, str]:
+def pooling_losses(lab: Lab, counts: Sequence[int]) -> tuple[Losses, str]:
+    """Return what two poolings lose with attentions, and the table of it."""
     losses, rows = {}, []
     for data in (each.name for each in lab.sets):
-        for kind, pool in (("last", "own"), ("mean", "mean")):
+        for kind in POOLINGS:
+            pool = "own" if kind == lab.pooling else kind
             full = lab.quality(FULL, data, pooling=pool).ndcg
             cells = [f"{data}, {POOLINGS[kind]}", f"{full:.4f}"]
             for count in counts:

@@ -42,8 +42,8 @@ class Lab:
         self.options = options
         self.model = Path(find_source(options.model))
         self.work: Path = options.work
-        if not find_architecture(self.model).causal:
-            raise ValueError(f"{self.model} is not causal; the claims are about decoders, give one")
+        self.name: str = options.name or self.model.name
+        self.causal = find_architecture(self.model).causal
         self.sets = load_sets(options)
         self.scifact, self.docstrings = self.sets
         self.data_hashes = {each.name: content_hash(asdict(each)) for each in self.sets}
@@ -58,6 +58,11 @@ class Lab:
         narrow = options.dtype == "auto" and has_bf16(options.device or "cpu")
         self.dtype = ("bf16" if narrow else "fp32") if options.dtype == "auto" else options.dtype
         self.rows = Rows(self.work / ROWS_FILE)
+
+    @cached_property
+    def pooling(self) -> str:
+        """How the model pools its tokens, such as `mean` or `lasttoken`."""
+        return str(self.load(self.model)[1].pooling_mode)
 
     def part(self, eighths: int) -> int:
         """Return so many eighths of the layers, at least one."""
@@ -201,7 +206,7 @@ class Lab:
             variant: Made if it is not there yet.
             data: Name of one of the two data sets.
             length: Tokens a text is cut to; None is that of the sweeps.
-            pooling: `own`, or `mean` in place of the model's.
+            pooling: `own`, or `mean` or `lasttoken` in place of the model's.
             precision: As of `load`; None is the script's.
         """
         (chosen,) = (each for each in self.sets if each.name == data)

@@ -1,8 +1,7 @@
-"""The page that the claims writes: one section a claim, and what all of it was measured on."""
+"""The page of one model: a section for each claim, and what all of it was measured on."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 from .checks import Question, overall
 from .lab import Lab
 
-READINGS = Path(__file__).with_name("readings.md")
-"""What we make of the figures, by hand: a heading `## N` for each claim."""
 PAPER = "https://arxiv.org/abs/2512.20612"
 
 
@@ -96,15 +93,6 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def readings(path: Path = READINGS) -> dict[int, str]:
-    """Return what we make of each claim, by its number."""
-    if not path.is_file():
-        return {}
-    parts = re.split(r"^## (\d+)\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    found = zip(parts[1::2], parts[2::2], strict=True)
-    return {int(number): text.strip() for number, text in found if text.strip()}
-
-
 def page(lab: Lab, sections: Mapping[int, Section | None], out: Path, command: str) -> str:
     """Return the whole page.
 
@@ -114,8 +102,7 @@ def page(lab: Lab, sections: Mapping[int, Section | None], out: Path, command: s
         out: Where the page goes; images are linked from there.
         command: What runs it again.
     """
-    ours = readings()
-    parts = [_head(lab, command), _summary(sections)]
+    parts = [_head(lab, out, command), _summary(sections)]
     for number, claim in CLAIMS.items():
         parts += [f"## {number}. {claim.title}", f"The paper: {claim.paper} ({claim.source})"]
         section = sections.get(number)
@@ -128,8 +115,6 @@ def page(lab: Lab, sections: Mapping[int, Section | None], out: Path, command: s
             parts.append(f"![{what}]({image.relative_to(out.parent).as_posix()})")
         parts += section.notes
         parts.append(_verdict(section))
-        if number in ours:
-            parts.append(f"Our reading: {ours[number]}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -143,7 +128,8 @@ def _summary(sections: Mapping[int, Section | None]) -> str:
 
 
 def _verdict(section: Section) -> str:
-    lines = [f"**Does it hold here? {overall(section.questions).capitalize()}.**", ""]
+    lines = [f"**Does it hold here? {overall(section.questions).capitalize()}.**"]
+    lines += [""] * bool(section.questions)
     for question in section.questions:
         held = sum(check.held for check in question.checks)
         own = "" if question.of_paper else " (our own question, not counted)"
@@ -154,7 +140,7 @@ def _verdict(section: Section) -> str:
     return "\n".join(lines)
 
 
-def _head(lab: Lab, command: str) -> str:
+def _head(lab: Lab, out: Path, command: str) -> str:
     options, rows = lab.options, list(lab.rows.used.values())
     dates = sorted({row["date"] for row in rows}) or ["-"]
     machines = sorted({_machine(row["environment"]) for row in rows})
@@ -164,9 +150,11 @@ def _head(lab: Lab, command: str) -> str:
         f"{each.name}: {len(each.documents):,} documents, {len(each.queries):,} test queries"
         for each in lab.sets
     )
+    if options.queries or options.others is not None:
+        sets += " (a part of each, which is easier to search than the whole)"
     widths = sorted(set(model.mlp_widths))
     lines = [
-        f"* Model: {lab.model.name}, {model.layers} layers, hidden size {model.hidden_size}, "
+        f"* Model: {lab.name}, {model.layers} layers, hidden size {model.hidden_size}, "
         f"{' or '.join(map(str, widths))} MLP neurons a layer, {model.parameters:,} parameters; "
         f"{lab.identity[:19]}",
         f"* Data: {sets}. Exact search, texts cut at {options.max_length} tokens unless said "
@@ -186,9 +174,10 @@ def _head(lab: Lab, command: str) -> str:
     ]
     return "\n\n".join(
         [
-            "# The paper's claims on a small decoder",
-            f"What [EffiR]({PAPER}) says of models of 7B parameters, measured on {lab.model.name}. "
-            "Verdicts follow from the figures by fixed rules; readings are ours.",
+            f"# The paper's claims on {lab.name}",
+            f"What [EffiR]({PAPER}) says of models of 7B parameters, measured on {lab.name}. "
+            "Verdicts follow from the figures by fixed rules. "
+            f"[All models](../{out.parent.name}.md)",
             "\n".join(lines),
             f"Run it again; what is measured already is found in the folder of `--work`, and "
             f"`--render-only` only writes this page:\n\n```sh\n{command}\n```",

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from subset import subset
+
 from effir_integrations.data.beir import RetrievalData, load_beir
 from effir_integrations.data.jsonl import read_jsonl
 from effir_integrations.demo.docstrings import build_docstring_corpus
@@ -44,15 +46,19 @@ def docstring_folder(options: argparse.Namespace) -> Path:
 
 
 def load_sets(options: argparse.Namespace) -> tuple[RetrievalData, RetrievalData]:
-    """Load both data sets, and refuse one without training queries before anything is measured.
+    """Load both data sets, or the part of them that is asked for.
+
+    Data without training queries are refused before anything is measured.
 
     Raises:
         FileNotFoundError: A folder, or a split of judgements, is not there.
         ValueError: Both data sets have the same name.
     """
     load_beir(options.data, "train")
-    data = load_beir(options.data, "test")
-    docstrings = load_beir(docstring_folder(options), "test")
+    data, docstrings = (
+        subset(load_beir(folder, "test"), queries=options.queries, others=options.others)
+        for folder in (options.data, docstring_folder(options))
+    )
     if data.name == docstrings.name:
         raise ValueError(f"both data sets are called {data.name}; give folders of different names")
     return data, docstrings

@@ -29,10 +29,12 @@ from claims.checks import (
     table_of,
     verdict,
 )
-from claims.page import readings
+from claims.inside import pooling_losses
+from claims.overview import readings, save_verdicts, write_overview
 from claims.quality import TUNED, sizes
 from claims.texts import query_texts, training_rows
 from claims.variants import FULL, Quality, Variant
+from subset import subset
 from tiny import WORDS, save_bare
 
 import effir_integrations.evaluation.evaluate
@@ -124,12 +126,71 @@ def test_every_claim_gets_its_section_its_table_and_its_plots(finished, line):
         f"## {number}." for number in range(1, 8)
     ]
     assert text.count("**Does it hold here?") == 7 and "Not run." not in text
-    images = sorted((page.parent / "results").iterdir())
+    images = sorted((page.parent / "results").glob("*.png"))
     assert len(images) == 11
     for image in images:
         assert f"(results/{image.name})" in text
         assert image.read_bytes().startswith(b"\x89PNG") and image.stat().st_size < 60_000
     assert all(section.tables and section.questions for section in sections.values())
+
+
+def test_the_page_over_all_models_has_a_column_for_each(finished, line, tmp_path):
+    sections, _, _ = finished
+    lab = claims_lab.Lab(options_of(line))
+    lab.name = "first"
+    save_verdicts(lab, sections, tmp_path / "results" / "first")
+    lab.name, lab.base = "larger", replace(lab.base, parameters=lab.base.parameters + 1)
+    save_verdicts(lab, {1: sections[1], 2: None}, tmp_path / "results" / "larger")
+    write_overview(tmp_path / "results", tmp_path / "results.md")
+    text = (tmp_path / "results.md").read_text()
+    assert "* [first](results/first.md): 4 layers" in text
+    assert "| claim | first | larger |" in text
+    first = overall(sections[1].questions)
+    assert f"no retraining | {first} | {first} |" in text
+    assert f"fine-tuning | {overall(sections[2].questions)} | not run |" in text
+    question = sections[1].questions[0]
+    held = sum(check.held for check in question.checks)
+    cell = f"{question.verdict} ({held} of {len(question.checks)})"
+    assert f"| {question.text} | {cell} | {cell} |" in text
+    for number, reading in readings().items():
+        assert f"## {number}. " in text and f"Our reading: {reading}" in text
+
+
+def test_an_encoder_is_not_asked_what_is_about_last_tokens(line, tmp_path):
+    encoder = load(save_bare("bert", tmp_path / "bare"))
+    encoder.save(str(tmp_path / "bert"))
+    out = tmp_path / "page" / "bert.md"
+    words = ["--model", str(tmp_path / "bert"), "--work", str(tmp_path), "--claims", "5"]
+    arguments = options_of(line, *words, "--out", str(out))
+    arguments.base = None
+    sections = claims.run(arguments)
+    assert sections[5].questions == [] and sections[1] is None
+    text = out.read_text()
+    assert "| not asked |" in text and "bert is an encoder" in text
+
+
+def test_the_mean_is_the_own_pooling_of_a_decoder_that_pools_it(line, tmp_path):
+    encoder = load(save_bare("mistral", tmp_path / "bare"), pooling="mean")
+    encoder.save(str(tmp_path / "mean"))
+    model = ["--model", str(tmp_path / "mean"), "--work", str(tmp_path / "work")]
+    lab = claims_lab.Lab(options_of(line, *model))
+    losses, table = pooling_losses(lab, [1])
+    full = lab.quality(FULL, lab.scifact.name)
+    assert lab.pooling == "mean" and f"| facts, mean | {full.ndcg:.4f} |" in table
+    assert {kind for _, _, kind in losses} == {"lasttoken", "mean"}
+    kinds = [row["settings"]["pooling"] for row in lab.rows.used.values()]
+    assert sorted(set(kinds)) == ["lasttoken", "own"]
+
+
+def test_a_part_of_the_data_holds_what_its_queries_look_for(line):
+    whole = claims_lab.Lab(options_of(line)).scifact
+    part = subset(whole, queries=2, others=3)
+    assert len(part.queries) == 2 and len(part.documents) == 5
+    for query in part.queries:
+        assert part.relevant(query) == whole.relevant(query) != []
+    assert part == subset(whole, queries=2, others=3) != subset(whole, queries=2, others=3, seed=1)
+    assert subset(whole).queries == whole.queries
+    assert subset(whole, others=99).documents == whole.documents
 
 
 def test_a_run_that_was_killed_goes_on_and_measures_nothing_twice(finished, line):
@@ -142,11 +203,13 @@ def test_a_run_that_was_killed_goes_on_and_measures_nothing_twice(finished, line
 
 def test_the_page_is_written_again_without_measuring(finished, line, monkeypatch):
     page = options_of(line).out
-    text = page.read_text()
+    overview = page.parent.with_suffix(".md")
+    texts = [path.read_text() for path in (page, overview)]
     page.unlink()
+    overview.unlink()
     monkeypatch.setattr(claims_lab, "measure_quality", None)
     claims.main([*line, "--render-only"])
-    assert page.read_text() == text
+    assert [path.read_text() for path in (page, overview)] == texts
 
 
 def test_claims_that_were_not_run_say_so(finished, line, tmp_path):
@@ -319,7 +382,7 @@ def test_drop_order_asks_for_depth_for_a_shared_order_and_for_widths():
 
 
 def test_pooling_asks_which_loses_more():
-    losses = {("facts", 2, "last"): 0.3, ("facts", 2, "mean"): 0.1}
+    losses = {("facts", 2, "lasttoken"): 0.3, ("facts", 2, "mean"): 0.1}
     gaps = {"full": 0.5, "2 attentions": 0.1, "2 MLPs": 0.45}
     assert [question.verdict for question in pooling(losses, gaps)] == ["yes", "yes"]
     losses["facts", 2, "mean"] = 0.4
