@@ -13,15 +13,16 @@ import torch
 from torch import nn
 
 from ..data.calibration import calibrated
-from ..encoder.call_lock import call_lock
 from ..encoder.encoder import token_batches, transformer_model
 from ..encoder.loading import loaded
 from ..encoder.tokenization import token_limit
 from ..model.apply import check_code
 from ..model.families import find
+from ..model.hooks import evaluation_mode
 from ..model.identity import BaseIdentity
 from ..model.plan import ImportanceReport
 from ..model.surgery import dropped_attention, mlp_widths, model_layers
+from .measuring import measuring
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -80,12 +81,7 @@ def analyze(
         show_progress=show_progress,
     )
     # hooks see every run of the model, so nobody else may run it meanwhile
-    with (
-        call_lock(encoder),
-        torch.inference_mode(),
-        _evaluation_mode(transformer),
-        meter.attached(),
-    ):
+    with measuring(encoder), evaluation_mode(transformer), meter.attached():
         for batch in batches:
             # packed inputs and some tokenizers bring no mask: then every position is attended to
             mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
@@ -131,18 +127,6 @@ def _check_model(model: PreTrainedModel, layers: int) -> None:
             f"the model's MLPs see {chunk} positions at a time (chunk_size_feed_forward={chunk}), "
             "never the whole stream; load it with chunk_size_feed_forward=0, which gives the same"
         )
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch dropout off, then give every module its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional
 
 from ..data.calibration import Calibration
-from ..encoder.call_lock import call_lock
 from ..encoder.encoder import transformer_model
 from ..encoder.tokenization import cut_to
 from ..model.families import find
@@ -18,6 +17,7 @@ from ..model.offload import is_on_disk
 from ..model.surgery import model_layers
 from ..training.losses import info_nce
 from ..training.order import example_keys, training_order
+from .measuring import measuring
 from .reconstruct import check_plan, choose_neurons
 from .refit import Calibrator
 from .sensitivity import sensitivity
@@ -63,7 +63,7 @@ def by_gradients(
         for layer, width in enumerate(plan.mlp_widths)
         if width
     }
-    with call_lock(encoder):
+    with measuring(encoder):
         counts = sensitivity(encoder, outputs, plan, groups, loss_of(config))
         calibrator = Calibrator(
             encoder,
@@ -115,9 +115,21 @@ def _inputs(encoder: SentenceTransformer, texts: list[str], cut: dict[str, Any])
 
 
 def loss_of(config: SlimConfig) -> Loss:
-    """Return the loss that tokens count by, as a function of a group's vectors."""
+    """Return what tokens count by, as a function of a group's vectors.
+
+    Of the contrastive loss it is the direction alone in which it pulls each text's vector, at one
+    length for all: by its own length the few texts that are ranked wrongly would count for all.
+    """
+
+    def pull(vectors: list[torch.Tensor]) -> torch.Tensor:
+        leaves = [x.detach().requires_grad_() for x in vectors]
+        loss = info_nce(leaves[0], leaves[1:], config.loss_temperature)
+        pulls = torch.autograd.grad(loss, leaves)
+        directions = functional.normalize(torch.cat(pulls), dim=-1)
+        return (torch.cat(vectors) * directions).sum()
+
     if config.loss == "contrastive":
-        return lambda vectors: info_nce(vectors[0], vectors[1:], config.loss_temperature)
+        return pull
     generator = torch.Generator().manual_seed(config.seed)
 
     def random_direction(vectors: list[torch.Tensor]) -> torch.Tensor:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..data.calibration import calibrated
-from ..encoder.call_lock import call_lock
 from ..encoder.encoder import transformer_model
 from ..encoder.loading import loaded
 from ..model.apply import check_code
@@ -18,6 +17,7 @@ from ..model.hooks import evaluation_mode
 from ..model.identity import BaseIdentity
 from ..model.plan import PruningPlan
 from .config import ReconstructConfig
+from .measuring import measuring
 from .ranking import check_widths, choose_widths
 from .refit import Calibrator
 
@@ -78,9 +78,9 @@ def reconstruct(
     plan = PruningPlan(base=base) if plan is None else plan
     plan.base.check_same(base)
     check_plan(plan, config)
-    calibrator = Calibrator(encoder, calibration, config, show_progress)
     # hooks see every run of the transformer, so nobody else may run it meanwhile
-    with call_lock(encoder), evaluation_mode(transformer):
+    with measuring(encoder), evaluation_mode(transformer):
+        calibrator = Calibrator(encoder, calibration, config, show_progress)
         neurons: dict[int, torch.Tensor]
         means: dict[int, torch.Tensor] = {}
         if config.keep_neurons is None:
