@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,18 @@ def show(folder: str | Path) -> Shown:
 
 def _describe_model(folder: Path) -> dict[str, Any]:
     from ..encoder.history import read_history
-    from ..encoder.sources import find_folder
+    from ..encoder.sources import find_folder, transformer_folder
+    from ..files import read_json
     from ..model.rewrite import identity_on_disk
 
     place = find_folder(folder)
     identity = identity_on_disk(place)
+    config = read_json(transformer_folder(place) / "config.json", "the config of a model")
     return {
         "kind": "model",
         "model": str(folder),
         "family": identity.family,
+        "model_type": config["model_type"],
         "layers": identity.layers,
         "hidden_size": identity.hidden_size,
         "mlp_widths": identity.mlp_widths,
@@ -154,12 +157,15 @@ def plan_summary(plan: PruningPlan) -> dict[str, Any]:
 def model_table(description: dict[str, Any]) -> Table:
     """Lay out the layers of a model folder."""
     history = description["history"] or {}
-    before = history.get("mlp_widths_before", description["mlp_widths"])
+    before = _widths_before(history, description["mlp_widths"])
+    stock = description["model_type"] == description["family"]
+    loads = "any library loads it" if stock else "loads with this package or trust_remote_code"
+    origin = f"pruned from {_short(history['base'])}; " if history else ""
     table = Table(
         title=f"{_short(description['model'])}: {description['family']}, "
         f"{description['parameters']:,} parameters without LM head, "
         f"{description['bytes'] / 1e6:,.1f} MB",
-        caption=f"pruned from {_short(history['base'])}" if history else None,
+        caption=f"{origin}model type {description['model_type']}: {loads}",
     )
     for name in ("layer", "attention", "MLP width"):
         table.add_column(name, justify="right")
@@ -168,6 +174,16 @@ def model_table(description: dict[str, Any]) -> Table:
         was = "" if before[layer] == width else f" (was {before[layer]:,})"
         table.add_row(str(layer), attention, (f"{width:,}" if width else "dropped") + was)
     return table
+
+
+def _widths_before(history: Mapping[str, Any], widths: Sequence[int]) -> Sequence[int]:
+    """Return the base's MLP width of each layer that is left."""
+    before = history.get("mlp_widths_before", widths)
+    if len(before) == len(widths):
+        return list(before)
+    gone = {*history["drop_attention"], *history.get("dropped_attention_before", ())}
+    pairs = enumerate(zip(before, history["mlp_widths"], strict=True))
+    return [old for layer, (old, new) in pairs if new or layer not in gone]
 
 
 def _short(name: str) -> str:

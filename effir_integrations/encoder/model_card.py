@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import read_json
 from ..model.cards import EXAMPLE, IMPORT, OUR_TAG, STAGES, USAGE, keep_metadata
+from ..model.families import PREFIX
 
 _CARD = """---
 library_name: sentence-transformers
@@ -45,13 +47,20 @@ else (pooling, prompts, normalisation, length) is the base's.
 model = SentenceTransformer("sentence_transformers_model_id")
 {example}```
 
-Without the package, add `trust_remote_code=True`: that runs the modelling file in this folder and
-gives the same vectors. Without either, loading is refused: the weights fit no stock class.
+{loading}
 
 {stages_title}
 
 {stages}
 """
+
+_LOADING = {
+    False: "Without the package, add `trust_remote_code=True`: that runs the modelling file in this"
+    " folder and\ngives the same vectors. Without either, loading is refused: the weights fit no "
+    "stock class.",
+    True: "This is a plain {family} model: whatever loads {family} models loads it, "
+    "without this\npackage and without `trust_remote_code`.",
+}
 
 
 def write_model_card(
@@ -64,12 +73,19 @@ def write_model_card(
         history: As of `history_of`.
         base_card: The card of the model it was made from; its licence and language are kept.
     """
-    card = keep_metadata(model_card(history), base_card)
+    config = read_json(folder / "config.json", "the config of a model")
+    stock = not str(config["model_type"]).startswith(PREFIX)
+    card = keep_metadata(model_card(history, stock=stock), base_card)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def model_card(history: Mapping[str, Any]) -> str:
-    """Return the text of the model card, in Markdown with the hub's metadata on top."""
+def model_card(history: Mapping[str, Any], *, stock: bool = False) -> str:
+    """Return the text of the model card, in Markdown with the hub's metadata on top.
+
+    Args:
+        history: As of `history_of`.
+        stock: Whether the model is of its family's own class, not of one of ours.
+    """
     base, after, before = history["base"], history["mlp_widths"], history["mlp_widths_before"]
     gone_before = set(history.get("dropped_attention_before", ()))
     gone = gone_before | set(history["drop_attention"])
@@ -85,7 +101,8 @@ def model_card(history: Mapping[str, Any]) -> str:
     return _CARD.format(
         our_tag=OUR_TAG,
         usage=USAGE,
-        imports=IMPORT,
+        imports="" if stock else IMPORT,
+        loading=_LOADING[stock].format(family=history["family"]),
         example=EXAMPLE,
         stages_title=STAGES,
         base_model=f"base_model: {base}\n" if is_hub_name else "",

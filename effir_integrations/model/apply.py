@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import torch
-import transformers
 
-from .families import PREFIX, find
+from .families import find
 from .hooks import TOKENS, masked, token_ids
 from .identity import BaseIdentity
 from .modeling import model_class, pruned_config
 from .offload import is_on_disk
 from .plan import PruningPlan
+from .stock import Shape, is_stock, stock_class, stock_config, take_out_blocks, why_not_stock
 from .surgery import (
     add_output_bias,
     drop_attention,
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 
 
 def apply(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> PreTrainedModel:
-    """Remove what the plan names from a base model and return it under its pruned class.
+    """Remove what the plan names from a base model and return it under a class that reloads.
 
-    The base is used up: its tensors are moved into the result, not copied.
+    That is the family's own where it can hold what is left, else the pruned one. The base is used
+    up: its tensors are moved into the result, not copied.
 
     Args:
         model: The base model that the plan was made for.
@@ -48,7 +49,7 @@ def apply(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> 
     check_code(model)
     cut(model, plan)
     _set_outputs(model, plan)
-    return _as_pruned_class(model, plan, gates)
+    return _rebuilt(model, plan, gates)
 
 
 def cut(model: PreTrainedModel, plan: PruningPlan) -> None:
@@ -69,10 +70,17 @@ def cut(model: PreTrainedModel, plan: PruningPlan) -> None:
 def config_of_cut(
     model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False
 ) -> PretrainedConfig:
-    """Return the config of the pruned class for a base model that `cut` has shaped."""
+    """Return the config for a base model that `cut` has shaped, of its own class if that can be."""
+    architecture, shape = find(model.config), shape_of_cut(model, plan, gates=gates)
+    if not why_not_stock(architecture, model.config, shape):
+        return stock_config(architecture, model.config, shape)
+    return pruned_config(model.config, **asdict(shape))
+
+
+def shape_of_cut(model: PreTrainedModel, plan: PruningPlan, *, gates: bool = False) -> Shape:
+    """Return what is left of a base model that `cut` has shaped."""
     architecture = find(model.config)
-    return pruned_config(
-        model.config,
+    return Shape(
         mlp_widths=mlp_widths(model, architecture),
         dropped_attention=dropped_attention(model, architecture),
         mlp_output_bias=plan.adds_output_bias or getattr(model.config, "mlp_output_bias", False),
@@ -116,7 +124,7 @@ def check_config_code(config: PretrainedConfig) -> None:
         ValueError: Its `auto_map` names a model.
     """
     named = [name for name in getattr(config, "auto_map", None) or {} if "Model" in name]
-    if named and not config.model_type.startswith(PREFIX):
+    if named and is_stock(config):
         raise ValueError(
             f"the config of {config.name_or_path} has an auto_map that names code of its own for "
             f"{named[0]}, and a pruned model would be the {config.model_type} of Transformers; "
@@ -132,12 +140,11 @@ def check_code(model: PreTrainedModel) -> None:
         ValueError: The states of some tokens differ, or the config names code that is not loaded.
     """
     architecture = find(model.config)
-    stock = getattr(transformers, f"{architecture.class_prefix}Model")
-    if type(model) in (stock, model_class(architecture.family)):
+    if type(model) in (stock_class(architecture), model_class(architecture.family)):
         check_config_code(model.config)
         return
     try:
-        cosine = _likeness_to_pruned_class(model)
+        cosine = _likeness_to_own_class(model)
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise _other_code(model, f"fails on it: {' '.join(str(error).split())[:200]}") from error
     if not cosine >= least_cosine(model.dtype):
@@ -153,9 +160,9 @@ def _other_code(model: PreTrainedModel, what: str) -> ValueError:
 
 
 @torch.inference_mode()
-def _likeness_to_pruned_class(model: PreTrainedModel) -> float:
+def _likeness_to_own_class(model: PreTrainedModel) -> float:
     """Return the least cosine of two states, over a text and a shorter one padded on the right."""
-    pruned = _as_pruned_class(model, PruningPlan(base=BaseIdentity.of(model)), gates=False)
+    own = _rebuilt(model, PruningPlan(base=BaseIdentity.of(model)), gates=False)
     row = torch.tensor(token_ids(model, TOKENS), device=model.device)
     ids, mask = row.repeat(2, 1), torch.ones(2, len(row), dtype=torch.long, device=row.device)
     mask[1, len(row) // 2 :] = 0
@@ -163,7 +170,7 @@ def _likeness_to_pruned_class(model: PreTrainedModel) -> float:
     try:
         first, second = (
             one.eval()(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].float()
-            for one in (model, pruned)
+            for one in (model, own)
         )
     finally:
         model.train(training)
@@ -186,21 +193,24 @@ def _set_outputs(model: PreTrainedModel, plan: PruningPlan) -> None:
             parameter.copy_(values)
 
 
-def _as_pruned_class(model: PreTrainedModel, plan: PruningPlan, gates: bool) -> PreTrainedModel:
+def _rebuilt(model: PreTrainedModel, plan: PruningPlan, gates: bool) -> PreTrainedModel:
     """Move tensors and buffers of a sliced base model into the class that can be reloaded."""
-    config = config_of_cut(model, plan, gates=gates)
+    architecture, config = find(model.config), config_of_cut(model, plan, gates=gates)
     config._attn_implementation = model.config._attn_implementation
+    if is_stock(config):
+        take_out_blocks(model, architecture, shape_of_cut(model, plan).kept)
+    made = stock_class(architecture) if is_stock(config) else model_class(architecture.family)
     with torch.device("meta"):
-        pruned = model_class(find(config).family)(config)
+        rebuilt = made(config)
     state = model.state_dict()
-    for name, parameter in pruned.named_parameters():
+    for name, parameter in rebuilt.named_parameters():
         if name.endswith(".neuron_gate"):
             weight = state[name.replace("neuron_gate", "weight")]
             state[name] = torch.ones(parameter.shape, dtype=torch.float32, device=weight.device)
-    pruned.load_state_dict(state, assign=True)
+    rebuilt.load_state_dict(state, assign=True)
     # buffers that are not saved, rotary frequencies for one, are not in the state dict
     for name, buffer in model.named_buffers():
         owner, _, leaf = name.rpartition(".")
-        setattr(pruned.get_submodule(owner), leaf, buffer)
-    pruned.train(model.training)
-    return pruned
+        setattr(rebuilt.get_submodule(owner), leaf, buffer)
+    rebuilt.train(model.training)
+    return rebuilt

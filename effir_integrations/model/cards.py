@@ -49,7 +49,8 @@ def finished_card(card: str, old: str | None) -> str:
     """Return a card that Sentence Transformers generated, true of an `Encoder`.
 
     The folder loads with the stock class, so the card names that one. After training a pruned
-    model it goes on to say what was removed from which base, and its code imports this package.
+    model it goes on to say what was removed from which base, and its code imports this package
+    where the model needs it.
 
     Args:
         card: As it was generated.
@@ -58,7 +59,7 @@ def finished_card(card: str, old: str | None) -> str:
     card = card.replace("Encoder(\n  (0)", "SentenceTransformer(\n  (0)", 1)
     if not is_ours(old):
         return card
-    card = keep_metadata(card, old).replace(_STOCK_IMPORT, IMPORT + _STOCK_IMPORT, 1)
+    card = keep_metadata(card, old).replace(_STOCK_IMPORT, _needed(old) + _STOCK_IMPORT, 1)
     return f"{card.rstrip()}\n\n{_REMOVED}\n\n{_what_was_removed(old or '')}\n"
 
 
@@ -69,7 +70,7 @@ def pull_request_text(repository: str, card: str | None) -> str:
         repository: Its name.
         card: Of the model.
     """
-    imports = f"{IMPORT if is_ours(card) else ''}{_STOCK_IMPORT}"
+    imports = f"{_needed(card)}{_STOCK_IMPORT}"
     return f"""## Testing this pull request
 
 ```python
@@ -78,6 +79,11 @@ pr_number = 1  # that of this pull request
 model = SentenceTransformer("{repository}", revision=f"refs/pr/{{pr_number}}")
 {EXAMPLE}```
 """
+
+
+def _needed(card: str | None) -> str:
+    """Return the import that a model with this card does not load without, if there is one."""
+    return IMPORT if card and is_ours(card) and IMPORT in card else ""
 
 
 def _what_was_removed(old: str) -> str:

@@ -57,6 +57,12 @@ class Architecture:
     """The config attribute that switches the parallel residual on."""
     causal: bool = True
     """Whether tokens attend to the left only, unless the config says otherwise."""
+    width_setting: str = "intermediate_size"
+    """The config attribute of the MLP width."""
+    layer_number_flag: str = ""
+    """The config attribute under which a layer computes by its number."""
+    first_layer_differs: bool = False
+    """Whether the first layer is built unlike the others."""
 
     @property
     def model_type(self) -> str:
@@ -149,6 +155,7 @@ _ROWS = (
         without_mlp={"mlp": "zero", "mlp_norm": "identity"},
         between="mlp_norm",
         causal=False,
+        first_layer_differs=True,
     ),
     _post_norm_encoder("bert", "Bert"),
     _post_norm_encoder("roberta", "Roberta"),
@@ -174,6 +181,7 @@ _ROWS = (
         attention_sum="sa_layer_norm",
         mlp_sum="output_layer_norm",
         causal=False,
+        width_setting="hidden_dim",
     ),
     Architecture(
         family="gpt_neox",
@@ -201,6 +209,8 @@ _ROWS = (
         without_attention={"attn": "zero_pair", "ln_1": "identity"},
         without_mlp={"mlp": "zero", "ln_2": "identity"},
         between="ln_2",
+        width_setting="n_inner",
+        layer_number_flag="scale_attn_by_inverse_layer_idx",
     ),
 )
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..files import check_space
-from .apply import config_of_cut, cut
+from .apply import config_of_cut, cut, shape_of_cut
 from .families import Architecture, find
 from .identity import BaseIdentity
 from .modeling import model_class, standalone_source, write_standalone
 from .plan import PruningPlan
 from .safetensors_files import StoredTensor
 from .shards import PlannedTensor, Shard, check_written, lay_out, write_shards, written_bytes
+from .stock import is_stock, take_out_blocks
 from .stored import StoredBase
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def rewrite_checkpoint(
     Kept tensors are copied byte by byte, narrowed ones sliced one at a time, and those of dropped
     sublayers are never read. The result is what `apply` and `save_pretrained` give: config.json,
     the standalone modelling file, and the weights under the base class's names in the dtype they
-    are stored in. It is read back and checked at the end.
+    are stored in. A shape that the family's own class can hold needs no modelling file. It is read
+    back and checked at the end.
 
     Args:
         source: Folder of a safetensors checkpoint, of the base class or of one with a head.
@@ -96,7 +98,8 @@ def rewrite_checkpoint(
     config, shards = _planned_output(source, plan, shard_bytes)
     check_space(out, _output_bytes(config, shards))
     config.save_pretrained(out)
-    write_standalone(find(config), out)
+    if not is_stock(config):
+        write_standalone(find(config), out)
     write_shards(shards, out, show_progress=show_progress)
     check_written(shards, out)
     try:
@@ -113,35 +116,60 @@ def _planned_output(
     base = StoredBase.read(source)
     plan.base.check_same(base.identity())
     cut(base.model, plan)
-    config = config_of_cut(base.model, plan)
-    config.architectures = [model_class(find(config).family).__name__]
-    return config, lay_out(_planned_tensors(base, plan), shard_bytes)
+    config, numbers = config_of_cut(base.model, plan), list(range(plan.base.layers))
+    if is_stock(config):
+        numbers = shape_of_cut(base.model, plan).kept
+        take_out_blocks(base.model, find(config), numbers)
+    else:
+        config.architectures = [model_class(find(config).family).__name__]
+    return config, lay_out(_planned_tensors(base, plan, numbers), shard_bytes)
 
 
 def _output_bytes(config: PretrainedConfig, shards: list[Shard]) -> int:
-    texts = (config.to_json_string(), standalone_source(find(config)))
+    texts = [config.to_json_string()]
+    if not is_stock(config):
+        texts.append(standalone_source(find(config)))
     return written_bytes(shards) + sum(len(text.encode()) for text in texts)
 
 
-def _planned_tensors(base: StoredBase, plan: PruningPlan) -> Iterator[PlannedTensor]:
-    """Yield what the pruned class declares, by comparing its shapes with the stored ones."""
+def _planned_tensors(
+    base: StoredBase, plan: PruningPlan, numbers: list[int]
+) -> Iterator[PlannedTensor]:
+    """Yield what the class declares, by comparing its shapes with the stored ones.
+
+    Args:
+        base: The checkpoint; its model has the shape of what is written.
+        plan: What goes.
+        numbers: What each of the model's layers is called in the checkpoint.
+    """
     architecture = find(base.model.config)
     shapes = {name: tuple(x.shape) for name, x in base.model.state_dict().items()}
     neurons = _neurons_by_name(architecture, plan)
-    values = _values_by_name(architecture, plan, shapes)
+    before = {name: _numbered(name, architecture, numbers) for name in shapes}
+    values = _values_by_name(architecture, plan, {before[x]: shape for x, shape in shapes.items()})
     for name, shape in shapes.items():
-        stored = base.tensors.get(name)
+        old = before[name]
+        stored = base.tensors.get(old)
         # a new bias has the dtype of its weight, and so has every other one
-        like = stored or base.tensors.get(name.removesuffix("bias") + "weight")
+        like = stored or base.tensors.get(old.removesuffix("bias") + "weight")
         if like is None:
             continue  # a pooler that the base has not either
-        if name in values or stored is None:
-            new = values.get(name, torch.zeros(shape))
+        if old in values or stored is None:
+            new = values.get(old, torch.zeros(shape))
             yield PlannedTensor(name=name, dtype=like.dtype, shape=shape, values=new)
         elif shape == stored.shape:
             yield PlannedTensor(name=name, dtype=stored.dtype, shape=shape, source=stored)
         else:
-            yield _sliced(name, shape, stored, *neurons[name])
+            yield _sliced(name, shape, stored, *neurons[old])
+
+
+def _numbered(name: str, architecture: Architecture, numbers: list[int]) -> str:
+    """Return the name that a tensor has in the checkpoint."""
+    prefix = f"{architecture.layers}."
+    if not name.startswith(prefix):
+        return name
+    number, _, rest = name.removeprefix(prefix).partition(".")
+    return f"{prefix}{numbers[int(number)]}.{rest}"
 
 
 def _sliced(

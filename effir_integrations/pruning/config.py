@@ -67,6 +67,9 @@ class ReconstructConfig:
     squares, `mean` adds their mean output to its bias, `plain` does nothing."""
     multiple_of: int = 64
     """MLP widths become multiples of this: 64 for kernels, 256 for GGUF, 1 as in the paper."""
+    uniform: bool = False
+    """Give all MLPs left one width. With no sublayer dropped, or whole blocks, the result is then a
+    plain smaller model of its family, which loads without this package."""
     min_width: int = 1
     """No MLP becomes narrower than this many neurons."""
     ridge: float = 1e-3
@@ -135,6 +138,9 @@ class CompressConfig:
     squares, `mean` adds their mean output to its bias, `plain` does nothing."""
     multiple_of: int = 64
     """MLP widths become multiples of this: 64 for kernels, 256 for GGUF, 1 as in the paper."""
+    uniform: bool = False
+    """Give all MLPs left one width. With no sublayer dropped, or whole blocks, the result is then a
+    plain smaller model of its family, which loads without this package."""
     calibration: str | None = None
     """Calibration texts: a .jsonl or .txt file, a BEIR folder, a datasets name. Default: the 256
     texts shipped with the package."""
@@ -207,6 +213,7 @@ class CompressConfig:
             keep_neurons=0.5 if self.keep_neurons is None else self.keep_neurons,
             method=self.method,
             multiple_of=self.multiple_of,
+            uniform=self.uniform,
             max_length=self.max_length,
         )
 
@@ -218,7 +225,7 @@ LOSSES = ("vectors", "contrastive")
 class SlimConfig(TrainConfig):
     """How many neurons go, and by what: gradients of examples, or the paper's trained gates."""
 
-    after_training = ("sparsity", "multiple_of", "min_width")
+    after_training = ("sparsity", "multiple_of", "min_width", "uniform")
     """Trained gates can be cut at any sparsity."""
     sparsity: float = 0.3
     """Share of the neurons of the MLPs left that goes, between 0 and 1 (the paper: 0.3)."""
@@ -251,6 +258,9 @@ class SlimConfig(TrainConfig):
     """Train the weights as well as the gates; the paper can be read either way."""
     multiple_of: int = 64
     """MLP widths become multiples of this: 64 for kernels, 256 for GGUF, 1 as in the paper."""
+    uniform: bool = False
+    """Give all MLPs left one width. With no sublayer dropped, or whole blocks, the result is then a
+    plain smaller model of its family, which loads without this package."""
     min_width: int = 1
     """No MLP becomes narrower than this many neurons."""
 
@@ -291,6 +301,7 @@ class SlimConfig(TrainConfig):
             keep_neurons=1 - self.sparsity,
             multiple_of=self.multiple_of,
             min_width=self.min_width,
+            uniform=self.uniform,
             ridge=self.ridge,
             correction=self.correction,
             max_length=self.max_length,

@@ -127,15 +127,21 @@ def _take_out(inverse: torch.Tensor, weight: torch.Tensor, gone: torch.Tensor) -
 
 
 def choose_widths(
-    removals: Mapping[int, Removal], *, total: int, multiple_of: int, min_width: int
+    removals: Mapping[int, Removal],
+    *,
+    total: int,
+    multiple_of: int,
+    min_width: int,
+    uniform: bool = False,
 ) -> dict[int, int]:
-    """Take neurons from whichever layer loses least by it, a block at a time.
+    """Take neurons from whichever layer loses least by it, a block at a time, or from all alike.
 
     Args:
         removals: layer -> order and cost, in units that are comparable between layers.
         total: How many neurons may stay; the widths come as close to it as `multiple_of` allows.
         multiple_of: What every narrowed width is a multiple of.
         min_width: What no layer goes below.
+        uniform: Give all layers one width, whatever their costs.
 
     Returns:
         layer -> width.
@@ -145,6 +151,11 @@ def choose_widths(
     """
     widths = {layer: len(removal.order) for layer, removal in removals.items()}
     floor = check_widths(widths, total=total, multiple_of=multiple_of, min_width=min_width)
+    if uniform:
+        narrowest = min(widths.values())
+        choices = [*range(floor, narrowest, multiple_of), narrowest]
+        width = min(choices, key=lambda each: abs(each * len(widths) - total))
+        return dict.fromkeys(widths, width)
     summed = {layer: removal.cost.cumsum(0) for layer, removal in removals.items()}
     while True:
         excess = sum(widths.values()) - total

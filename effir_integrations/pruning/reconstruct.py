@@ -117,6 +117,7 @@ def choose_neurons(
         total=_total(widths, keep),
         multiple_of=config.multiple_of,
         min_width=config.min_width,
+        uniform=config.uniform,
     )
     neurons = {
         layer: removals[layer].kept(width)

@@ -223,7 +223,11 @@ def _choose(values: Mapping[int, torch.Tensor], config: SlimConfig) -> dict[int,
         removals[layer] = Removal(order=order, cost=cost)
     total = round((1 - config.sparsity) * sum(len(gate) for gate in values.values()))
     widths = choose_widths(
-        removals, total=total, multiple_of=config.multiple_of, min_width=config.min_width
+        removals,
+        total=total,
+        multiple_of=config.multiple_of,
+        min_width=config.min_width,
+        uniform=config.uniform,
     )
     return {
         layer: removals[layer].kept(width)

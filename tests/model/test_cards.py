@@ -22,6 +22,7 @@ from effir_integrations.encoder.history import read_history
 from effir_integrations.evaluation.retrieval import score_run
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
+from effir_integrations.model.rewrite import identity_on_disk
 from effir_integrations.pruning.export import export_from_disk
 
 
@@ -188,6 +189,16 @@ def test_the_code_on_a_card_gives_the_figure_of_evaluate(made, prompts, tmp_path
         plain = SentenceTransformer(str(out), device="cpu")
         vectors = [plain.encode(list(x.values())) for x in (data.queries, data.documents)]
         assert figure_of(plain.similarity(*vectors), data) != pytest.approx(expected)
+
+
+def test_the_card_of_a_plain_model_asks_for_no_package(tmp_path):
+    bare = save_bare("llama", tmp_path / "bare")
+    plan = PruningPlan(base=identity_on_disk(bare), drop_mlp=(2,), drop_attention=(2,))
+    made = export(bare, plan, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "import effir_integrations" not in card
+    assert "whatever loads llama models loads it" in card
+    assert "import effir_integrations" not in made._push_to_hub_usage_tip("me/plain")
 
 
 def test_the_description_of_a_pull_request_names_a_class_that_can_be_imported(encoder):

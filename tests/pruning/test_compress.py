@@ -96,6 +96,16 @@ def test_what_a_model_cannot_give_is_refused_before_its_analysis(
     assert not read
 
 
+@pytest.mark.parametrize("method", ["reconstruct", "plain"])
+def test_one_width_for_all_leaves_a_plain_model(method: str, tmp_path: Path) -> None:
+    bare = save_bare("bert", tmp_path / "bare")
+    config = CompressConfig(keep_neurons=0.4, multiple_of=4, uniform=True, method=method)
+    made = compress(bare, tmp_path / "out", config, texts=list(TEXTS.texts))
+    config = transformer_model(made.encoder).config
+    assert config.model_type == "bert" and config.intermediate_size == 20
+    assert made.plan.mlp_widths == (20, 20, 20, 20)
+
+
 def test_refitting_alone_asks_for_no_multiple(encoder: Encoder, tmp_path: Path) -> None:
     base = transformer_model(encoder).config.name_or_path
     made = compress(base, tmp_path / "out", CompressConfig(drop_mlp=1, keep_neurons=1))

@@ -182,6 +182,23 @@ def test_the_first_step_brings_an_odd_width_to_a_multiple():
     assert choose_widths(given, total=8, multiple_of=4, min_width=1) == {0: 8}
 
 
+@pytest.mark.parametrize(
+    ("total", "width"), [(16, 8), (12, 6), (11, 6), (10, 5), (9, 4), (8, 4), (4, 2)]
+)
+def test_one_width_for_all_comes_as_close_as_multiples_allow(total, width):
+    given = removals(l0=[1.0] * 8, l1=[9.0] * 8)
+    multiple = 1 if width == 5 else 2
+    widths = choose_widths(given, total=total, multiple_of=multiple, min_width=1, uniform=True)
+    assert widths == {0: width, 1: width}
+
+
+def test_one_width_for_all_is_no_wider_than_the_narrowest_layer():
+    given = removals(l0=[1.0] * 9, l1=[1.0] * 5)
+    assert choose_widths(given, total=14, multiple_of=2, min_width=1, uniform=True) == {0: 5, 1: 5}
+    with pytest.raises(ValueError, match="fewer than min_width"):
+        choose_widths(given, total=3, multiple_of=4, min_width=1, uniform=True)
+
+
 def test_a_total_that_the_least_widths_exceed_is_refused():
     with pytest.raises(ValueError, match=r"2 neurons in all are fewer than min_width=1 .* \(8\)"):
         choose_widths(removals(l0=[1.0] * 8, l1=[1.0] * 8), total=2, multiple_of=4, min_width=1)
