@@ -5,7 +5,9 @@
 A Dense from the pooled states to a teacher's vectors is solved for in closed form; then the decoder
 is distilled towards these vectors, a part of the texts in each round, and fine-tuned on pairs with
 hard negatives. After each step it is measured on train claims of SciFact that were held out; the
-test split is read once, at the end. Killed at any moment, the same command resumes.
+test split is read once, at the end. Killed at any moment, the same command resumes. `--adapt` and
+`--bidirectional` are switches to compare, at a small `--scale`: adapting takes the first round's
+texts, so that all read as many.
 `--smoke` runs every step on a few texts of installed packages and a tiny random decoder.
 """
 
@@ -54,7 +56,7 @@ def train_smollm2(
         )
     run = steps.Run(work, decoder, teacher, settings, show_progress=show_progress)
     run.start()
-    for number in range(1, settings.rounds + 1):
+    for number in range(2 if settings.adapt else 1, settings.rounds + 1):
         run.distill(number)
     run.refit()
     run.finetune(beir / "scifact")
@@ -75,6 +77,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", help="folder of SmolLM2 (default: unpacked from PyPI)")
     parser.add_argument("--teacher", help="whose vectors are learned (default: all-MiniLM-L6-v2)")
     parser.add_argument("--seed", type=int, default=0, help="of samples, order and adapters")
+    parser.add_argument("--adapt", action="store_true", help="adapt first, by texts alone (LLaRA)")
+    parser.add_argument("--bidirectional", action="store_true", help="attend both ways (DRAMA)")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the texts of each step")
     parser.add_argument("--gpu", action="store_true", help="batch and length for one large GPU")
     parser.add_argument("--smoke", action="store_true", help="every step, on a few texts")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -97,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for noisy in ("httpx", "sentence_transformers", "transformers", "datasets"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     settings = SMOKE if options.smoke else GPU if options.gpu else CPU
-    settings = seeded(settings, options.seed)
+    settings = scaled(seeded(settings, options.seed), options.scale)
+    settings = replace(settings, adapt=options.adapt, bidirectional=options.bidirectional)
     logger.info("settings: %s", asdict(settings))
     decoder = options.model
     if options.smoke:
@@ -125,9 +131,16 @@ def seeded(settings: Settings, seed: int) -> Settings:
     return replace(
         settings,
         seed=seed,
+        adapting=replace(settings.adapting, seed=seed),
         distill=replace(settings.distill, seed=seed),
         finetune=replace(settings.finetune, seed=seed),
     )
+
+
+def scaled(settings: Settings, share: float) -> Settings:
+    """Return the settings of a smaller run, to compare what is switched on with what is not."""
+    names = ("head_texts", "round_texts", "other_pairs")
+    return replace(settings, **{x: max(1, round(share * getattr(settings, x))) for x in names})
 
 
 def _gather(options: argparse.Namespace, settings: Settings) -> None:

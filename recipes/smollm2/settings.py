@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from effir_integrations.training.config import DistillConfig, FinetuneConfig
+from effir_integrations.training.config import AdaptConfig, DistillConfig, FinetuneConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +15,12 @@ class Settings:
     layers: int | None = None
     """The decoder's first so many layers are kept. Default: all."""
     pooling: str = "mean"
+    bidirectional: bool = False
+    """Let every token attend to those after it as well."""
+    adapt: bool = False
+    """Adapt the decoder first, on the texts of the first round, which distillation then leaves
+    out: with and without it, as many texts are read."""
+    adapting: AdaptConfig = field(default_factory=AdaptConfig)
     length: int = 256
     """Tokens that the retriever cuts a text to, once it is made."""
     head_texts: int = 4_000
@@ -48,6 +54,16 @@ CPU = Settings(
     rounds=4,
     round_texts=8_000,
     rates=(1e-3, 1e-3, 7e-4, 4e-4),
+    adapting=AdaptConfig(
+        trains="lora",
+        rank=64,
+        alpha=128.0,
+        batch_size=32,
+        learning_rate=5e-4,
+        similar_lengths=True,
+        max_length=64,
+        save_steps=20,
+    ),
     distill=DistillConfig(
         trains="lora",
         rank=64,
@@ -73,6 +89,14 @@ GPU = Settings(
     rounds=2,
     round_texts=60_000,
     rates=(2e-4, 1e-4),
+    adapting=AdaptConfig(
+        trains="all",
+        batch_size=128,
+        learning_rate=5e-5,
+        similar_lengths=True,
+        max_length=128,
+        save_steps=200,
+    ),
     distill=DistillConfig(
         trains="all",
         batch_size=128,
@@ -100,6 +124,7 @@ SMOKE = Settings(
     rounds=2,
     round_texts=8,
     rates=(1e-3, 5e-4),
+    adapting=AdaptConfig(trains="lora", rank=4, batch_size=4, max_length=16),
     distill=DistillConfig(trains="lora", rank=4, batch_size=4, max_length=16),
     other_pairs=8,
     mining_length=16,

@@ -15,7 +15,7 @@ from typing import Any
 
 from mini.mixture import TEXTS
 
-from effir_integrations import Encoder, distill, evaluate, finetune, load
+from effir_integrations import Encoder, adapt, distill, evaluate, finetune, load
 from effir_integrations.data.jsonl import read_jsonl
 from effir_integrations.encoder.folder import check_same_vectors
 from effir_integrations.encoder.tokenization import save_tokenizer
@@ -65,15 +65,34 @@ class Run:
         """Put a Dense towards the teacher's vectors behind the decoder's pooling."""
         if not self.newest.is_dir():
             with _timed("start"):
-                bare = self._shortened()
-                encoder = load(
-                    bare,
-                    dtype="fp32",
-                    pooling=self.settings.pooling,
-                    max_length=self.settings.length,
-                )
-                self._write(self._with_head(encoder, first=0), self.newest)
+                self._write(self._with_head(self._decoder(), first=0), self.newest)
         self._measure_curve(0)
+
+    def _decoder(self) -> Encoder:
+        settings, out = self.settings, self.work / "adapted"
+        encoder = load(
+            self._shortened(),
+            dtype="fp32",
+            pooling=settings.pooling,
+            max_length=settings.length,
+            bidirectional=settings.bidirectional,
+        )
+        if not settings.adapt:
+            return encoder
+        if not out.is_dir():
+            with _timed(out.name):
+                texts, config = self._part(1), settings.adapting
+                adapt(encoder, texts, config, out, show_progress=self.show_progress)
+        return load(out, dtype="fp32")
+
+    def _part(self, number: int) -> list[str]:
+        """Return the texts of one round. The head is fitted to none of them.
+
+        Where it was, little would be left to learn.
+        """
+        size = self.settings.round_texts
+        first = self.settings.head_texts + (number - 1) * size
+        return self.texts[first : first + size]
 
     def _shortened(self) -> str:
         layers, out = self.settings.layers, self.work / "decoder"
@@ -98,21 +117,15 @@ class Run:
             check_same_vectors(encoder, load(folder, dtype=dtype))
 
     def distill(self, number: int) -> None:
-        """Follow the teacher's vectors on the texts of one round.
-
-        The head was fitted to none of them: where it was, little is left to learn.
-        """
-        size, rate = self.settings.round_texts, self.settings.rates[number - 1]
-        first = self.settings.head_texts + (number - 1) * size
-        part = self.texts[first : first + size]
+        """Follow the teacher's vectors on the texts of one round."""
         out = self.work / f"distilled-{number}"
-        config = replace(self.settings.distill, learning_rate=rate)
+        config = replace(self.settings.distill, learning_rate=self.settings.rates[number - 1])
         if not out.is_dir():
             with _timed(out.name):
                 distill(
                     load(self.newest),
                     self.teacher,
-                    part,
+                    self._part(number),
                     config,
                     out,
                     show_progress=self.show_progress,

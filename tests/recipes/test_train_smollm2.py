@@ -52,6 +52,22 @@ def test_the_curve_has_a_line_for_every_step_and_a_second_run_adds_none(work: Pa
     assert (work / "smollm2-retriever" / "model.safetensors").read_bytes() == before
 
 
+def test_switches_adapt_the_decoder_and_let_it_see_both_ways(tmp_path: Path) -> None:
+    line = ["--work", str(tmp_path), "--smoke", "--quiet", "--adapt", "--bidirectional"]
+    RECIPE.main([*line, "--scale", "0.5"])
+    steps = [row["after"] for _, row in read_jsonl(tmp_path / "curve.jsonl")]
+    assert steps == ["start", "distilled-2", "refitted", "finetuned"]
+    adapted = json.loads((tmp_path / "adapted" / "effir.json").read_text())
+    assert adapted["made_by"][-1]["stage"] == "adapt"
+    made = transformer_model(load(tmp_path / "smollm2-retriever"))
+    with torch.inference_mode():
+        first, other = (
+            made(input_ids=torch.tensor([ids])).last_hidden_state[0, 0]
+            for ids in ([5, 6, 7], [5, 6, 8])
+        )
+    assert not torch.equal(first, other)
+
+
 def test_no_claim_that_the_curve_is_measured_on_is_trained_on(work: Path) -> None:
     measured = held_out.measured_claims(work / "held-out" / "curve")
     curve = load_beir(work / "held-out" / "curve", "train", "no")
