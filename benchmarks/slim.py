@@ -45,7 +45,7 @@ from effir_integrations.pruning.slim import slim
 METHODS = (
     "reconstruct",
     "slim",
-    "slim contrastive",
+    "slim vectors",
     "slim paper",
     "slim paper + reconstruct",
     "plain",
@@ -130,7 +130,7 @@ class Bench:
         return {
             "reconstruct": partial(refitted, refit),
             "slim": partial(slimmed, labelled),
-            "slim contrastive": partial(slimmed, replace(labelled, loss="contrastive")),
+            "slim vectors": partial(slimmed, replace(labelled, loss="vectors")),
             "slim paper": partial(slimmed, gates),
             "slim paper + reconstruct": lambda: refitted(
                 replace(refit, keep_neurons=None), slimmed(gates)

@@ -229,9 +229,10 @@ class SlimConfig(TrainConfig):
     """Trained gates can be cut at any sparsity."""
     sparsity: float = 0.3
     """Share of the neurons of the MLPs left that goes, between 0 and 1 (the paper: 0.3)."""
-    loss: str = "vectors"
-    """Whose gradient tokens count by, where no gates are trained: `vectors` (the distance to the
-    full model's vectors, without labels) or `contrastive` (the examples' labels)."""
+    loss: str = "contrastive"
+    """What tokens count by, where no gates are trained: `contrastive` (the direction in which the
+    loss of the examples pulls each vector) or `vectors` (the distance to the full model's vectors,
+    without labels)."""
     examples: int = 256
     """How many examples the gradients are taken of."""
     ridge: float = 1e-3

@@ -57,9 +57,10 @@ def slim(
 
     As `reconstruct`, but a token counts as much as a loss is sensitive to what its MLP adds: by
     the squared norm of the gradient there, which one pass over the examples gives. The loss is the
-    distance to the full model's vectors (`loss="vectors"`, labels unread): its gradient vanishes at
-    the full model, so that of a random direction is taken, whose mean square is the curvature. Or
-    it is the contrastive one, with the examples' labels. Neurons are ranked by backward elimination
+    contrastive one, of which only the direction counts in which it pulls each text's vector. Or it
+    is the distance to the full model's vectors (`loss="vectors"`, labels unread): its gradient
+    vanishes at the full model, so that of a random direction is taken, whose mean square is the
+    curvature. Neurons are ranked by backward elimination
     and the output projections refitted with these weights. Nothing is trained.
 
     With `paper`, gates choose instead (section 5.1, A.1), and nothing is refitted. Every MLP left
