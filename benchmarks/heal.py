@@ -285,8 +285,8 @@ def main() -> None:
         print(f"{bench.data.name}: {len(bench.data.documents)} documents,", end=" ")
         print(f"{len(bench.data.queries)} test queries, {options.max_length} tokens,", end=" ")
         print(f"{options.dtype}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-        names = ("model", "parameters", "nDCG@10", "share of full", "R@100")
-        names += ("against reconstruct", "seconds to make")
+        names = ["model", "parameters", "nDCG@10", "share of full", "R@100"]
+        names += ["against reconstruct", "seconds to make"]
         print("| " + " | ".join(names) + " |\n|" + "---|" * len(names))
         for row in bench.rows:
             print(line(row))
