@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..encoder.inputs import listed
+from ..data.inputs import listed
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
 from .settings import Hinted, check_expected

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.corpus import corpus_pairs, count_texts
+from ..data.inputs import streamed
 from ..data.vector_files import BYTES_A_NUMBER, check_ending, check_id, ids_path
 from ..encoder.fingerprint import encoder_fingerprint
-from ..encoder.inputs import streamed
 from ..encoder.loading import loaded
 from ..encoder.tokenization import cut_to, token_limit
 from ..files import check_space

@@ -14,14 +14,14 @@ from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import nn
 
-from ..data.text import clean_text
+from ..data.inputs import listed, streamed
+from ..data.text import ROLE_PROMPTS, clean_text
 from ..model.cards import finished_card, pull_request_text
 from ..model.weights import check_finite
 from ..progress import Progress, progress_bar
 from .call_lock import call_lock
 from .heads import run_head, widened
 from .inference import WINDOW, Inference, asks_for_vectors, finisher, is_plain, limit_of_call
-from .inputs import listed, streamed
 from .precision import check_savable
 from .prefix import depends_on_length, forget_lengths
 from .shortcuts import Shortcuts, model_state, try_shortcuts
@@ -343,9 +343,6 @@ def transformer_model(encoder: Any) -> PreTrainedModel:
     return encoder[0].model
 
 
-_ROLES = {"query": ("query",), "document": ("document", "passage", "corpus")}
-
-
 def role_prompt(encoder: SentenceTransformer, role: str) -> str:
     """Return the text that `encode_query` or `encode_document` puts in front; often none.
 
@@ -353,7 +350,7 @@ def role_prompt(encoder: SentenceTransformer, role: str) -> str:
         encoder: Its own prompts are looked up.
         role: `query` or `document`.
     """
-    names = [name for name in _ROLES[role] if name in encoder.prompts]
+    names = [name for name in ROLE_PROMPTS[role] if name in encoder.prompts]
     name = names[0] if names else encoder.default_prompt_name
     return (encoder.prompts[name] or "") if name is not None else ""
 

@@ -11,7 +11,7 @@ from ...extras import import_extra
 import_extra("llama_index.core", "llama-index")
 
 # the line above names the extra, before any of these needs it
-from ...encoder.inputs import listed  # noqa: E402
+from ...data.inputs import listed  # noqa: E402
 from ...progress import overall_progress  # noqa: E402
 from .cache import cached_as  # noqa: E402
 from .indexing import check_vector_store, splitter  # noqa: E402

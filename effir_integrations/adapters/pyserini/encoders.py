@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...encoder.inputs import listed
+from ...data.inputs import listed
 from ..lazy_encoder import LazyEncoder
 from .record import check_same_model
 

@@ -13,7 +13,7 @@ from tiny import save_bare
 
 from effir_integrations import encode_to_file, load
 from effir_integrations.adapters.pyserini.encoders import EffirDocumentEncoder, EffirQueryEncoder
-from effir_integrations.encoder.inputs import listed
+from effir_integrations.data.inputs import listed
 
 TEXTS = ["w1 w2", "w3", "w4 w5 w6"]
 # rows out of order, as a filter or a sort leaves them
