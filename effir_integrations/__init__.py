@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from .cli.shown import show
+    from .conversion.convert import convert
     from .corpus.to_file import encode_to_file
     from .data.beir import RetrievalData, load_beir
     from .data.calibration import Calibration, load_calibration
@@ -65,6 +66,7 @@ _HOMES = {
     "check_space": "encoder.space",
     "compare": "evaluation.compare",
     "compress": "pruning.compress",
+    "convert": "conversion.convert",
     "distill": "training.distill",
     "drop": "pruning.drop",
     "encode_to_file": "corpus.to_file",
@@ -103,6 +105,7 @@ __all__ = [
     "check_space",
     "compare",
     "compress",
+    "convert",
     "distill",
     "drop",
     "encode_to_file",

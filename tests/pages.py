@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_NOT_HERE = ("pip", "torchrun", "accelerate")
+_NOT_HERE = ("pip", "torchrun", "accelerate", "text-embeddings-router")
 """Commands that need a network, or processes of their own."""
 _NEEDS_MORE = ("push_to_hub", "HuggingFaceEmbedding", "adapters.mteb run")
 """What stands in blocks that need the hub, or a package that is not ours."""

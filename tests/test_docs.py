@@ -99,6 +99,7 @@ texts, index = ["A moss is a plant.", "Ships float."], faiss.IndexFlatIP(256)
 """,
     "llama_index.md": "",
     "langchain_haystack.md": "",
+    "serving.md": "",
     "sentence_transformers_mteb.md": """
 import shutil
 import effir_integrations
@@ -111,6 +112,7 @@ peft.get_peft_model(base, adapter).save_pretrained("adapter")
 """,
 }
 NEEDS = {
+    "serving.md": "openvino",
     "llama_index.md": "llama_index.vector_stores.faiss",
     "langchain_haystack.md": "haystack",
     "sentence_transformers_mteb.md": "mteb",

@@ -159,16 +159,21 @@ def table_positions(model: PreTrainedModel) -> int | None:
     None without such a table, where positions are computed. A table with a row for padding begins
     behind it: RoBERTa and its relatives number tokens from there.
     """
+    tables = position_tables(model)
+    first = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
+    return tables[0].num_embeddings - max(first) if tables else None
+
+
+def position_tables(model: PreTrainedModel) -> list[nn.Embedding]:
+    """Return a model's tables of positions: one, or none where positions are computed."""
     rows: Any = getattr(model.config, "max_position_embeddings", None)
-    tables = [
+    return [
         table
         for table in model.modules()
         if isinstance(table, nn.Embedding)
         and table.num_embeddings == rows
         and table is not model.get_input_embeddings()
     ]
-    first = [0 if table.padding_idx is None else table.padding_idx + 1 for table in tables]
-    return rows - max(first) if tables else None
 
 
 def _own_limit(encoder: SentenceTransformer) -> int | None:

@@ -63,6 +63,9 @@ class Architecture:
     """The config attribute under which a layer computes by its number."""
     first_layer_differs: bool = False
     """Whether the first layer is built unlike the others."""
+    positions_by_padding_id: bool = False
+    """Whether tokens are numbered from the padding id on, counting those that are not that id;
+    where not, from 0, and the model takes numbers that it is given."""
 
     @property
     def model_type(self) -> str:
@@ -158,10 +161,11 @@ _ROWS = (
         first_layer_differs=True,
     ),
     _post_norm_encoder("bert", "Bert"),
-    _post_norm_encoder("roberta", "Roberta"),
-    _post_norm_encoder("xlm-roberta", "XLMRoberta"),
+    replace(_post_norm_encoder("roberta", "Roberta"), positions_by_padding_id=True),
+    replace(_post_norm_encoder("xlm-roberta", "XLMRoberta"), positions_by_padding_id=True),
     replace(
         _post_norm_encoder("mpnet", "MPNet"),
+        positions_by_padding_id=True,
         attention_inputs=("attention.attn.q", "attention.attn.k", "attention.attn.v"),
         attention_output="attention.attn.o",
         without_attention={"attention.attn": "zero_pair"},

@@ -50,6 +50,7 @@ VERBS = {
     "compress": "compress base OUT --calibration texts.txt --multiple-of 8",
     "export": "export run OUT",
     "export from disk": "export run OUT --from-disk",
+    "convert": "convert base OUT --to onnx",
     "analyze": "analyze base --out OUT --calibration texts.txt",
     "drop": "drop base --out OUT --mlp-layers 1",
     "encode": "encode base --data corpus.jsonl --out OUT/v.npy",

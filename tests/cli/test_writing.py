@@ -27,6 +27,7 @@ VERBS = {
     "compress": "compress {base} {out} --force",
     "export": "export {run} {out} --force",
     "export from disk": "export {run} {out} --force --from-disk",
+    "convert": "convert {base} {out} --to onnx --force",
     "finetune": "finetune {base} {out} --train {train} --negatives 1 --force",
     "distill": "distill {base} {out} --texts {texts} --force",
 }

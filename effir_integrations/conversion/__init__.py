@@ -1,0 +1,1 @@
+"""Write an encoder in the formats of other engines."""

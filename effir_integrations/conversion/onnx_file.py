@@ -1,0 +1,203 @@
+"""Write an encoder as one ONNX file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..extras import import_extra
+from ..onnx.encoder import IDS, MASK, OUTPUT, PROMPT_LENGTH
+from .graph import EncoderGraph, as_traced, leaves_prompt_out
+
+if TYPE_CHECKING:
+    from ..encoder.encoder import Encoder
+
+OPSET = 18
+"""Read by any onnxruntime of the last years, such as those in TEI and in fastembed."""
+IR_VERSION = 10
+DATA_SUFFIX = "_data"
+"""Weights of a model beyond what one file holds lie beside it; TEI looks for that name."""
+_MOST_IN_ONE_FILE = 1_900_000_000
+_SMALL = 1024
+"""Numbers of a tensor that is not worth storing in half precision: norms, biases, constants."""
+_HALF_MOST = float(np.finfo(np.float16).max)
+
+
+def write_onnx(encoder: Encoder, path: Path, dtype: str) -> None:
+    """Trace an encoder in fp32 and write it.
+
+    Args:
+        encoder: On the CPU, in fp32, that `check_graph` let pass.
+        path: File to write; its folder is there.
+        dtype: Of the weights: fp32, fp16 or int8.
+
+    Raises:
+        ImportError: onnx, onnxscript or, for int8, onnxruntime is not installed.
+        ValueError: A weight is beyond half precision.
+    """
+    onnx = import_extra("onnx", "onnx")
+    traced = path.with_name("traced.onnx")
+    try:
+        _trace(encoder, traced)
+        model = onnx.load(str(traced))
+        _clean(model)
+        if dtype == "int8":
+            model = _quantised(onnx, model, traced)
+        if dtype in ("fp16", "int8"):
+            _store_in_half(onnx, model, tables_only=dtype == "int8")
+        _save(onnx, model, path)
+    finally:
+        for left in path.parent.glob("traced*"):
+            left.unlink()
+
+
+def _trace(encoder: Encoder, path: Path) -> None:
+    """Write the graph as the exporter makes it.
+
+    The exporter on torch.export, which is the one that is maintained.
+    """
+    import_extra("onnxscript", "onnx")
+    graph = EncoderGraph(encoder).eval()
+    # sizes that no layer has, and padding on both sides
+    ids, mask = torch.ones(3, 11, dtype=torch.long), torch.ones(3, 11, dtype=torch.long)
+    mask[0, :3], mask[1, 7:] = 0, 0
+    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens")
+    names, given = [IDS, MASK], [ids, mask]
+    shapes: list[Any] = [{0: batch, 1: tokens}, {0: batch, 1: tokens}]
+    if leaves_prompt_out(encoder):
+        names, given, shapes = [*names, PROMPT_LENGTH], [*given, torch.tensor([2])], [*shapes, None]
+    with as_traced(graph.model), _quietly():
+        program: Any = torch.onnx.export(
+            graph,
+            tuple(given),
+            dynamo=True,
+            input_names=names,
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            dynamic_shapes=tuple(shapes),
+            verbose=False,
+        )
+        program.save(str(path), external_data=True)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep to ourselves what the exporter says of its own insides."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _clean(model: Any) -> None:
+    """Take out where on this machine each operation was traced."""
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "effir-integrations", ""
+    graph = model.graph
+    graph.doc_string = ""
+    del model.metadata_props[:], graph.metadata_props[:]
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _quantised(onnx: Any, model: Any, path: Path) -> Any:
+    """Return the model with products in 8 bits: weights by channel, activations as they come."""
+    quantization = import_extra("onnxruntime.quantization", "onnx")
+    # says that shapes were inferred, which tracing did; else a warning asks for it
+    model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    _save(onnx, model, path)
+    small = path.with_name("traced-int8.onnx")
+    quantization.quantize_dynamic(
+        str(path),
+        str(small),
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,
+        weight_type=quantization.QuantType.QInt8,
+        use_external_data_format=_size(model) > _MOST_IN_ONE_FILE,
+    )
+    made = onnx.load(str(small))
+    _check_quantised(onnx, made)
+    del made.metadata_props[:]
+    return made
+
+
+def _check_quantised(onnx: Any, model: Any) -> None:
+    wide = {x.name for x in model.graph.initializer if x.data_type == onnx.TensorProto.FLOAT}
+    left = [
+        node.name
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in wide
+    ]
+    if left:
+        raise RuntimeError(
+            f"{len(left)} products with weights, {left[0]} for one, were not quantised; nothing "
+            "was written, please report this with the model's name"
+        )
+
+
+def _store_in_half(onnx: Any, model: Any, *, tables_only: bool) -> None:
+    """Store weights in half precision, and widen them where they are read: sums stay in fp32.
+
+    A runtime widens them once, when it loads the file; of a table it widens the rows that it reads.
+    """
+    graph, kind = model.graph, onnx.TensorProto
+    tables = {node.input[0] for node in graph.node if node.op_type == "Gather"}
+    halved = set()
+    for weight in graph.initializer:
+        array = onnx.numpy_helper.to_array(weight)
+        if weight.data_type != kind.FLOAT or array.size < _SMALL:
+            continue
+        if tables_only and weight.name not in tables:
+            continue
+        if np.abs(array).max() > _HALF_MOST:
+            raise ValueError(f"{weight.name} has numbers beyond fp16; convert it to fp32")
+        halved.add(weight.name)
+        name = weight.name
+        weight.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), _half_name(name)))
+    elsewhere = {
+        name
+        for node in graph.node
+        for name in (node.input[1:] if node.op_type == "Gather" else node.input)
+    }
+    nodes = []
+    for name in sorted(halved & elsewhere):
+        nodes.append(onnx.helper.make_node("Cast", [_half_name(name)], [name], to=kind.FLOAT))
+    for node in graph.node:
+        nodes.append(node)
+        if node.op_type == "Gather" and node.input[0] in halved:
+            read = node.output[0]
+            node.input[0], node.output[0] = _half_name(node.input[0]), _half_name(read)
+            nodes.append(onnx.helper.make_node("Cast", [_half_name(read)], [read], to=kind.FLOAT))
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _half_name(name: str) -> str:
+    return f"{name}_fp16"
+
+
+def _size(model: Any) -> int:
+    return sum(weight.ByteSize() for weight in model.graph.initializer)
+
+
+def _save(onnx: Any, model: Any, path: Path) -> None:
+    data = path.with_name(path.name + DATA_SUFFIX)
+    data.unlink(missing_ok=True)
+    if _size(model) <= _MOST_IN_ONE_FILE:
+        onnx.save_model(model, str(path))
+        return
+    onnx.save_model(
+        model,
+        str(path),
+        save_as_external_data=True,
+        all_tensors_to_one_file=True,
+        location=data.name,
+        convert_attribute=False,
+    )
