@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from ..extras import import_extra
 from ..onnx.encoder import IDS, MASK, OUTPUT, PROMPT_LENGTH
 from .graph import EncoderGraph, as_traced, leaves_prompt_out
+from .onnx_weights import store_in_half, store_tables_in_bytes
 
 if TYPE_CHECKING:
     from ..encoder.encoder import Encoder
@@ -24,9 +24,6 @@ IR_VERSION = 10
 DATA_SUFFIX = "_data"
 """Weights of a model beyond what one file holds lie beside it; TEI looks for that name."""
 _MOST_IN_ONE_FILE = 1_900_000_000
-_SMALL = 1024
-"""Numbers of a tensor that is not worth storing in half precision: norms, biases, constants."""
-_HALF_MOST = float(np.finfo(np.float16).max)
 
 
 def write_onnx(encoder: Encoder, path: Path, dtype: str) -> None:
@@ -49,8 +46,9 @@ def write_onnx(encoder: Encoder, path: Path, dtype: str) -> None:
         _clean(model)
         if dtype == "int8":
             model = _quantised(onnx, model, traced)
-        if dtype in ("fp16", "int8"):
-            _store_in_half(onnx, model, tables_only=dtype == "int8")
+            store_tables_in_bytes(onnx, model)
+        elif dtype == "fp16":
+            store_in_half(onnx, model)
         _save(onnx, model, path)
     finally:
         for left in path.parent.glob("traced*"):
@@ -139,48 +137,6 @@ def _check_quantised(onnx: Any, model: Any) -> None:
             f"{len(left)} products with weights, {left[0]} for one, were not quantised; nothing "
             "was written, please report this with the model's name"
         )
-
-
-def _store_in_half(onnx: Any, model: Any, *, tables_only: bool) -> None:
-    """Store weights in half precision, and widen them where they are read: sums stay in fp32.
-
-    A runtime widens them once, when it loads the file; of a table it widens the rows that it reads.
-    """
-    graph, kind = model.graph, onnx.TensorProto
-    tables = {node.input[0] for node in graph.node if node.op_type == "Gather"}
-    halved = set()
-    for weight in graph.initializer:
-        array = onnx.numpy_helper.to_array(weight)
-        if weight.data_type != kind.FLOAT or array.size < _SMALL:
-            continue
-        if tables_only and weight.name not in tables:
-            continue
-        if np.abs(array).max() > _HALF_MOST:
-            raise ValueError(f"{weight.name} has numbers beyond fp16; convert it to fp32")
-        halved.add(weight.name)
-        name = weight.name
-        weight.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float16), _half_name(name)))
-    elsewhere = {
-        name
-        for node in graph.node
-        for name in (node.input[1:] if node.op_type == "Gather" else node.input)
-    }
-    nodes = []
-    for name in sorted(halved & elsewhere):
-        nodes.append(onnx.helper.make_node("Cast", [_half_name(name)], [name], to=kind.FLOAT))
-    for node in graph.node:
-        nodes.append(node)
-        if node.op_type == "Gather" and node.input[0] in halved:
-            read = node.output[0]
-            node.input[0], node.output[0] = _half_name(node.input[0]), _half_name(read)
-            nodes.append(onnx.helper.make_node("Cast", [_half_name(read)], [read], to=kind.FLOAT))
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(kept)
-
-
-def _half_name(name: str) -> str:
-    return f"{name}_fp16"
 
 
 def _size(model: Any) -> int:

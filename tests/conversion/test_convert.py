@@ -216,13 +216,15 @@ def test_a_module_that_no_graph_holds_is_named(folder, tmp_path):
 
 def test_frequencies_that_go_by_the_length_are_refused_where_texts_are_that_long(tmp_path):
     rope = {
-        "rope_type": "dynamic",
-        "factor": 4.0,
+        "rope_type": "longrope",
+        "factor": 8.0,
+        "short_factor": [1.0, 1.1, 1.2, 1.3],
+        "long_factor": [2.0, 3.0, 5.0, 9.0],
+        "original_max_position_embeddings": 16,
         "rope_theta": 100.0,
         "partial_rotary_factor": 1.0,
     }
-    sizes = {"rope_parameters": rope, "max_position_embeddings": 16}
-    place = write_encoder("llama", tmp_path, **sizes)
+    place = write_encoder("llama", tmp_path, rope_parameters=rope)
     message = refused("convert", place, tmp_path / "out", "--to", "onnx")
     assert "go by the longest text of a batch beyond 16 tokens" in message
     path = place / "sentence_bert_config.json"
