@@ -14,8 +14,14 @@ from effir_integrations.onnx import OnnxEncoder
 LEAST = 0.99999
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "pruned"])
+@pytest.fixture(
+    params=[
+        pytest.param(False, marks=pytest.mark.slow, id="plain"),
+        pytest.param(True, id="pruned"),
+    ]
+)
 def pruned(request):
+    """A pruned model has all that a plain one has, but for the class of the stock model."""
     return request.param
 
 
