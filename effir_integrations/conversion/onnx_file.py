@@ -59,7 +59,8 @@ def write_onnx(encoder: Encoder, path: Path, dtype: str) -> None:
 def _trace(encoder: Encoder, path: Path) -> None:
     """Write the graph as the exporter makes it.
 
-    The exporter on torch.export, which is the one that is maintained.
+    By torch.export: slower than the exporter before it (`dynamo=False`), which is no longer
+    maintained, and it holds every family of the table.
     """
     import_extra("onnxscript", "onnx")
     graph = EncoderGraph(encoder).eval()
@@ -112,7 +113,11 @@ def _clean(model: Any) -> None:
 
 
 def _quantised(onnx: Any, model: Any, path: Path) -> Any:
-    """Return the model with products in 8 bits: weights by channel, activations as they come."""
+    """Return the model with products in 8 bits: weights by channel, activations as they come.
+
+    Weights are unsigned as activations are. Signed ones overflow the 16 bits in which a CPU with
+    AVX2 or AVX-512 but without VNNI adds them up, and vectors are others there than elsewhere.
+    """
     quantization = import_extra("onnxruntime.quantization", "onnx")
     # says that shapes were inferred, which tracing did; else a warning asks for it
     model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
@@ -123,7 +128,7 @@ def _quantised(onnx: Any, model: Any, path: Path) -> Any:
         str(small),
         op_types_to_quantize=["MatMul", "Gemm"],
         per_channel=True,
-        weight_type=quantization.QuantType.QInt8,
+        weight_type=quantization.QuantType.QUInt8,
         use_external_data_format=_size(model) > _MOST_IN_ONE_FILE,
     )
     made = onnx.load(str(small))
