@@ -127,7 +127,7 @@ def convert(
             written = chosen.write(encoder, partial, name=name, dtype=dtype)
             bar.update()
             _write_provenance(encoder, partial, written, name=name, to=to, dtype=dtype)
-            size = folder_bytes(partial)
+        size = folder_bytes(out)
         bar.update()
     return Converted(
         out=out,

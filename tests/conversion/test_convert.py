@@ -37,6 +37,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def shallow(tmp_path_factory):
+    """An encoder of one layer, to change what stands behind it."""
+    return write_encoder("llama", tmp_path_factory.mktemp("shallow"), num_hidden_layers=1)
+
+
+@pytest.fixture(scope="module")
 def outs(folder, tmp_path_factory):
     """Dtype -> what was written, and its folder."""
     place = tmp_path_factory.mktemp("converted")
@@ -155,13 +161,13 @@ def made_of(folder: Path, place: Path, *modules: nn.Module, **options) -> Path:
 ALL_MODES = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
 
 
-def test_poolings_and_heads_are_in_the_graph(folder, tmp_path):
+def test_poolings_and_heads_are_in_the_graph(shallow, tmp_path):
     place = made_of(
-        folder,
+        shallow,
         tmp_path / "heads",
-        Pooling(128, ALL_MODES),
-        LayerNorm(6 * 128),
-        Dense(6 * 128, 24),
+        Pooling(32, ALL_MODES),
+        LayerNorm(6 * 32),
+        Dense(6 * 32, 24),
         Dense(24, 20, bias=False, activation_function=nn.Identity()),
         Normalize(),
     )
@@ -176,10 +182,10 @@ def test_poolings_and_heads_are_in_the_graph(folder, tmp_path):
         np.testing.assert_allclose(converted.embed_ids(ids, padding_side=side), expected, atol=2e-5)
 
 
-def test_pooling_that_leaves_the_prompt_out_takes_its_length(folder, tmp_path):
+def test_pooling_that_leaves_the_prompt_out_takes_its_length(shallow, tmp_path):
     modes = tuple(mode for mode in ALL_MODES if mode != "weightedmean")
     place = made_of(
-        folder, tmp_path / "left", Pooling(128, modes, include_prompt=False), prompts=PROMPTS
+        shallow, tmp_path / "left", Pooling(32, modes, include_prompt=False), prompts=PROMPTS
     )
     encoder = load(place, device="cpu")
     done = convert(place, tmp_path / "out", "onnx")
@@ -192,19 +198,19 @@ def test_pooling_that_leaves_the_prompt_out_takes_its_length(folder, tmp_path):
     assert "prompt_length" in card and "TextEmbedding" not in card
 
 
-def test_a_prompt_that_counts_by_its_place_is_refused(folder, tmp_path):
-    place = made_of(folder, tmp_path / "left", Pooling(128, "weightedmean", include_prompt=False))
+def test_a_prompt_that_counts_by_its_place_is_refused(shallow, tmp_path):
+    place = made_of(shallow, tmp_path / "left", Pooling(32, "weightedmean", include_prompt=False))
     message = refused("convert", place, tmp_path / "out", "--to", "onnx")
     assert "weightedmean pooling that leaves the prompt out" in message
 
 
-def test_a_module_that_no_graph_holds_is_named(folder, tmp_path):
+def test_a_module_that_no_graph_holds_is_named(shallow, tmp_path):
     vocabulary = [f"w{number}" for number in range(64)]
     place = made_of(
-        folder,
+        shallow,
         tmp_path / "words",
         WordWeights(vocabulary, dict.fromkeys(vocabulary, 0.5)),
-        Pooling(128),
+        Pooling(32),
     )
     message = refused("convert", place, tmp_path / "out", "--to", "onnx")
     assert "has the module WordWeights" in message
@@ -221,7 +227,7 @@ def test_frequencies_that_go_by_the_length_are_refused_where_texts_are_that_long
         "rope_theta": 100.0,
         "partial_rotary_factor": 1.0,
     }
-    place = write_encoder("llama", tmp_path, rope_parameters=rope)
+    place = write_encoder("llama", tmp_path, num_hidden_layers=1, rope_parameters=rope)
     message = refused("convert", place, tmp_path / "out", "--to", "onnx")
     assert "go by the longest text of a batch beyond 16 tokens" in message
     path = place / "sentence_bert_config.json"
