@@ -17,7 +17,7 @@ from .written import Written
 if TYPE_CHECKING:
     from ..encoder.encoder import Encoder
 
-LEAST = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.98}
+LEAST = {"fp32": 0.99999, "fp16": 0.999, "int8": 0.95}
 """Dtype of the weights -> the smallest cosine to the vectors of the folder that is rounding."""
 
 
