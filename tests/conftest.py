@@ -18,6 +18,7 @@ from tiny import FAMILIES, KINDS
 
 LONGEST = (
     "test_on_ray",
+    "test_onnx_families",
     "test_modeling",
     "test_inference",
     "test_train_mini",
