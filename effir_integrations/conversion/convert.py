@@ -162,7 +162,7 @@ def _write_provenance(
         "config": {"to": to, "dtype": dtype},
         "cosine": written.cosine,
     }
-    source = transformer_model(encoder).name_or_path
+    source = str(transformer_model(encoder).name_or_path)
     write_json(folder / HISTORY_FILE, with_stage(history_at(encoder, source), record))
     card = converted_card(
         written,

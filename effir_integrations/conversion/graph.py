@@ -13,7 +13,6 @@ from sentence_transformers.sentence_transformer.modules import (
     LayerNorm,
     Normalize,
     Pooling,
-    Transformer,
 )
 from torch import nn
 
@@ -90,7 +89,8 @@ def check_graph(encoder: Encoder, name: str) -> None:
     Raises:
         ValueError: Names the module or the setting that no graph can hold.
     """
-    first, *heads = encoder
+    modules: list[Any] = list(encoder)
+    first, heads = modules[0], modules[1:]
     find(first.model.config)
     for module in heads:
         if type(module) not in _HEADS:
@@ -112,7 +112,7 @@ def check_graph(encoder: Encoder, name: str) -> None:
         )
 
 
-def _check_texts(first: Transformer, name: str) -> None:
+def _check_texts(first: Any, name: str) -> None:
     """Refuse what a tokenizer alone does not do to a text."""
     if not first.tokenizer.is_fast:
         raise ValueError(
