@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +50,7 @@ def least_cosine_to(encoder: Encoder, converted: GraphEncoder, least: float, dty
             f"(cosine down to {found:.6f}, at least {least} is rounding); nothing was written, "
             "choose a wider --dtype, or report this with the model's name"
         )
-    return found
+    return math.floor(found * 1e6) / 1e6  # shown with six digits, and never more than it is
 
 
 def _same_ids(encoder: Encoder, converted: GraphEncoder, texts: list[str]) -> list[list[int]]:
