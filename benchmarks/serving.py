@@ -65,27 +65,16 @@ def onnx_answer(folder: Path, work: Path, threads: int, dtype: str) -> Answer:
     out = work / f"onnx-{dtype}"
     convert(folder, out, "onnx", dtype=dtype)
     encoder = OnnxEncoder(out, threads=threads)
-    return lambda query: encoder.encode_query([query])[0]
+    return lambda query: encoder.encode_query(query)
 
 
 def openvino_answer(folder: Path, work: Path, threads: int) -> Answer:
-    """Return an answer by OpenVINO."""
-    import openvino
+    """Return an answer by OpenVINO, without torch."""
+    from effir_integrations.onnx import OpenVinoEncoder
 
     convert(folder, work / "openvino", "openvino")
-    encoder = load(folder, device="cpu", dtype="fp32")
-    (file,) = (work / "openvino").rglob("*.xml")
-    settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = openvino.Core().compile_model(str(file), "CPU", settings)
-
-    def answer(query: str) -> np.ndarray:
-        ids = encoder.preprocess([encoder.prompts.get("query", "") + query])
-        inputs = {
-            name: ids[name].numpy().astype(np.int64) for name in ("input_ids", "attention_mask")
-        }
-        return np.asarray(compiled(inputs)["sentence_embedding"][0])
-
-    return answer
+    encoder = OpenVinoEncoder(work / "openvino", threads=threads)
+    return lambda query: encoder.encode_query(query)
 
 
 def llama_answer(folder: Path, work: Path, threads: int, dtype: str) -> Answer:
