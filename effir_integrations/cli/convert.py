@@ -21,13 +21,17 @@ def convert_command(
     model: Model,
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     to: Annotated[
-        str, typer.Option(help="onnx (onnxruntime, fastembed, TEI on a CPU) or openvino.")
+        str,
+        typer.Option(
+            help="onnx (onnxruntime, fastembed, TEI on a CPU), openvino, gguf (llama.cpp, Ollama) "
+            "or gguf-ids (the same without a tokenizer)."
+        ),
     ],
     dtype: Annotated[
         str,
         typer.Option(
             help="Of the weights: fp32, fp16 (half the file, sums in fp32) or, for onnx, int8 "
-            "(products in 8 bits)."
+            "(products in 8 bits), for gguf, q8_0 (8 bits)."
         ),
     ] = "fp32",
     force: Force = False,

@@ -18,8 +18,8 @@ tags:
 # {title}
 
 The model of `{title}` as {file} ({dtype} weights), written by
-[effir-integrations](https://pypi.org/project/effir-integrations/) {version}. Pooling and
-normalisation are in the graph. {check}
+[effir-integrations](https://pypi.org/project/effir-integrations/) {version}.
+{inside} {check}
 
 | | |
 |---|---|
@@ -62,6 +62,7 @@ def converted_card(
         file=f"`{written.file}`",
         dtype=dtype,
         version=version("effir-integrations"),
+        inside=written.inside,
         check=_check(written),
         dimension=dimension,
         limit=limit,

@@ -19,6 +19,9 @@ from ..model.peft_folder import with_bases
 from ..progress import progress_bar
 from .card import converted_card
 from .engine_files import text_limit
+from .to_gguf import OTHER_TYPES as OTHER_GGUF
+from .to_gguf import TYPES as GGUF_DTYPES
+from .to_gguf import ids_to_gguf, to_gguf
 from .to_onnx import LEAST as ONNX_DTYPES
 from .to_onnx import to_onnx
 from .to_openvino import LEAST as OPENVINO_DTYPES
@@ -40,6 +43,8 @@ class Format:
     extra: str
     packages: tuple[str, ...]
     """What writing needs, by import names, and the extra that installs it."""
+    other_dtypes: str = ""
+    """For the error: how to come by dtypes that are not written."""
 
 
 FORMATS = {
@@ -52,6 +57,16 @@ FORMATS = {
         extra="openvino",
         packages=("openvino", "onnx", "onnxscript"),
     ),
+    **{
+        name: Format(
+            write=write,
+            dtypes=tuple(GGUF_DTYPES),
+            extra="gguf",
+            packages=("gguf",),
+            other_dtypes=OTHER_GGUF,
+        )
+        for name, write in (("gguf", to_gguf), ("gguf-ids", ids_to_gguf))
+    },
 }
 """Name after `--to` -> format."""
 _COPIES = 3
@@ -149,6 +164,7 @@ def _format(to: str, dtype: str) -> Format:
     if dtype not in chosen.dtypes:
         raise ValueError(
             f"dtype {dtype!r} is not known for {to}; choose from {', '.join(chosen.dtypes)}"
+            f"{chosen.other_dtypes}"
         )
     return chosen
 

@@ -17,6 +17,8 @@ class Written:
     """What it had to be."""
     unchecked: str = ""
     """What to do for the check where it was not made."""
+    inside: str = "Pooling and normalisation are in the graph."
+    """What the file does itself, for the card."""
     usage: str = ""
     """How to use it, for the card, in Markdown."""
     tags: tuple[str, ...] = ()
