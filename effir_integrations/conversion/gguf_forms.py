@@ -6,6 +6,7 @@ A part is compared as it stands: what is not in these tables is not recognised.
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from typing import Any
 
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
@@ -90,6 +91,29 @@ def pre_tokenizer_of(
 ) -> str | None:
     """Return llama.cpp's name of a pre-tokenizer, or None where it has none."""
     return known.get((steps(part, "pretokenizers"), ignores_merges))
+
+
+_ONE_SPACE = _step(type="Replace", pattern={"Regex": " {2,}"}, content=" ")
+_WORDS = (
+    _step(type="WhitespaceSplit"),
+    _step(type="Metaspace", replacement="\u2581", prepend_scheme="always", split=True),
+)
+
+
+def unigram(content: dict[str, Any]) -> tuple[bytes, str]:
+    """Return how a Unigram tokenizer normalises texts, as SentencePiece compiles that.
+
+    And what of the tokenizer llama.cpp does not do; nothing: an empty text.
+    """
+    found = steps(content["normalizer"], "normalizers")
+    first = json.loads(found[0]) if found else {}
+    if first.get("type") != "Precompiled" or found[1:] not in ((), (_ONE_SPACE,)):
+        return b"", f"it normalises texts by {[json.loads(x)['type'] for x in found]}"
+    if steps(content["pre_tokenizer"], "pretokenizers") != _WORDS:
+        return b"", f"it cuts texts by {content['pre_tokenizer']}"
+    if content["model"].get("byte_fallback"):
+        return b"", "it is Unigram and falls back on bytes"
+    return b64decode(first["precompiled_charsmap"]), ""
 
 
 def word_piece(content: dict[str, Any]) -> str:

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .gguf_forms import BYTE_LEVEL, NORMALIZERS, SPACES, pre_tokenizer_of, steps, word_piece
+from .gguf_forms import (
+    BYTE_LEVEL,
+    NORMALIZERS,
+    SPACES,
+    pre_tokenizer_of,
+    steps,
+    unigram,
+    word_piece,
+)
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Types of a token, as llama.cpp numbers them."""
@@ -33,6 +41,8 @@ class Vocabulary:
     adds_eos: bool = False
     space_before: bool | None = None
     """Whether a text gets a space in front; None: the algorithm does not ask."""
+    charsmap: bytes | None = None
+    """How SentencePiece normalises texts, as it compiles that."""
     notes: Sequence[str] = ()
     """What differs from the folder's tokenizer."""
 
@@ -53,11 +63,13 @@ def vocabulary_of(tokenizer: Any, rows: int) -> Vocabulary:
     kind = content["model"]["type"]
     if kind == "WordPiece":
         return _word_piece(tokenizer, content, rows)
+    if kind == "Unigram":
+        return _unigram(tokenizer, content, rows)
     if kind == "BPE" and content["model"].get("byte_fallback"):
         return _sentence_piece(tokenizer, content, rows)
     if kind == "BPE":
         return _byte_level(tokenizer, content, rows)
-    return refuse(f"its model is {kind}, and BPE and WordPiece are what is written")
+    return refuse(f"its model is {kind}, and BPE, WordPiece and Unigram are what is written")
 
 
 def refuse(reason: str) -> Any:
@@ -140,6 +152,29 @@ def _scores(content: dict[str, Any], tokens: list[str], types: list[int]) -> lis
     return [-float(ranks[token][0] + 1) if token in ranks else 0.0 for token in tokens]
 
 
+def _unigram(tokenizer: Any, content: dict[str, Any], rows: int) -> Vocabulary:
+    model = content["model"]
+    charsmap, reason = unigram(content)
+    if reason:
+        refuse(reason)
+    pieces = [piece for piece, _ in model["vocab"]]
+    known = {**content, "model": {"vocab": {piece: x for x, piece in enumerate(pieces)}}}
+    tokens, types = _tokens(known, rows)
+    types[model["unk_id"]] = UNKNOWN
+    scores = [score for _, score in model["vocab"]]
+    around = _around(tokenizer, {"bos": "bos", "eos": "eos"})
+    around["special"]["unk"] = model["unk_id"]
+    return Vocabulary(
+        model="t5",
+        tokens=tokens,
+        types=types,
+        scores=[*scores, *[0.0] * (rows - len(scores))],
+        space_before=True,
+        charsmap=charsmap,
+        **around,
+    )
+
+
 def _word_piece(tokenizer: Any, content: dict[str, Any], rows: int) -> Vocabulary:
     reason = word_piece(content)
     if reason:
@@ -220,3 +255,6 @@ def add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     writer.add_add_eos_token(vocabulary.adds_eos)
     if vocabulary.space_before is not None:
         writer.add_add_space_prefix(vocabulary.space_before)
+    if vocabulary.charsmap is not None:
+        writer.add_remove_extra_whitespaces(True)
+        writer.add_precompiled_charsmap(vocabulary.charsmap)
