@@ -155,6 +155,8 @@ def _scores(content: dict[str, Any], tokens: list[str], types: list[int]) -> lis
 def _unigram(tokenizer: Any, content: dict[str, Any], rows: int) -> Vocabulary:
     model = content["model"]
     charsmap, reason = unigram(content)
+    if model["unk_id"] is None:
+        reason = "it has no token for what it does not know"
     if reason:
         refuse(reason)
     pieces = [piece for piece, _ in model["vocab"]]
