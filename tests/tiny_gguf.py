@@ -69,7 +69,7 @@ def byte_level(pre: str = "gpt-2", *, before: str = "", after: str = "</s>") -> 
     trainer = trainers.BpeTrainer(
         vocab_size=320,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<pad>", "<s>", "</s>"],
+        special_tokens=["<pad>", "<s>", "</s>", "<|endoftext|>"],  # the last is Qwen2Tokenizer's
         show_progress=False,
     )
     backend.train_from_iterator(SAMPLE, trainer)

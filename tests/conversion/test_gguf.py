@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def out(tmp_path):
     return tmp_path / "out"
 
 
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    """Return the folder of a family of which something of every kind is gone, made once."""
+    return cache(lambda family: save_pruned(family, tmp_path_factory.mktemp(family)))
+
+
 @pytest.mark.parametrize("family", sorted(TOKENIZERS))
 def test_each_family_keeps_all_its_parameters_under_the_names_of_its_graph(family, tmp_path, out):
     folder = save_tiny(family, tmp_path / family)
@@ -64,8 +71,8 @@ def test_each_family_keeps_all_its_parameters_under_the_names_of_its_graph(famil
 
 
 @pytest.mark.parametrize("family", sorted(RAGGED))
-def test_blocks_that_differ_take_a_graph_with_a_width_for_each(family, tmp_path, out):
-    convert(save_pruned(family, tmp_path), out)
+def test_blocks_that_differ_take_a_graph_with_a_width_for_each(family, pruned, out):
+    convert(pruned(family), out)
     keys, tensors, _ = read(out)
     arch = RAGGED[family]
 
@@ -103,8 +110,8 @@ def test_a_block_without_both_is_left_out_and_the_rest_is_the_familys_own_graph(
     assert np.array_equal(tensors["blk.1.ffn_up.weight"], expected)
 
 
-def test_rows_of_queries_and_keys_are_permuted_for_graphs_of_interleaved_rotation(tmp_path, out):
-    folder = save_pruned("qwen2", tmp_path)
+def test_rows_of_queries_and_keys_are_permuted_for_graphs_of_interleaved_rotation(pruned, out):
+    folder = pruned("qwen2")
     convert(folder, out)
     _, tensors, _ = read(out)
     attention = load(folder, dtype="fp32")[0].model.layers[0].self_attn
@@ -127,8 +134,8 @@ def test_a_permuted_projection_is_no_other_one_for_heads_of_one_pair():
     assert interleave(rows, 1).tolist() == [0, 4, 1, 5, 2, 6, 3, 7]
 
 
-def test_openelm_stacks_queries_keys_and_values_as_they_are(tmp_path, out):
-    folder = save_pruned("qwen3", tmp_path)
+def test_openelm_stacks_queries_keys_and_values_as_they_are(pruned, out):
+    folder = pruned("qwen3")
     convert(folder, out)
     _, tensors, _ = read(out)
     attention = load(folder, dtype="fp32")[0].model.layers[0].self_attn
@@ -189,8 +196,8 @@ def test_rows_that_eight_bits_cannot_part_are_f16_and_are_named(tmp_path, out):
     assert types["blk.3.ffn_up.weight"] == types["blk.0.ffn_down.weight"] == "Q8_0"
 
 
-def test_the_keys_say_what_the_folder_says(tmp_path, out):
-    folder = save_pruned("llama", tmp_path)
+def test_the_keys_say_what_the_folder_says(pruned, out):
+    folder = pruned("llama")
     convert(folder, out)
     keys, _, _ = read(out)
 
@@ -224,8 +231,8 @@ def test_a_decoder_that_looks_both_ways_says_so(tmp_path, out):
     assert keys["llama.pooling_type"] == gguf.PoolingType.MEAN
 
 
-def test_the_card_says_how_to_run_it_and_what_differs(tmp_path, out):
-    done = convert_folder(save_pruned("mistral", tmp_path), out, "gguf", dtype="q8_0")
+def test_the_card_says_how_to_run_it_and_what_differs(pruned, out):
+    done = convert_folder(pruned("mistral"), out, "gguf", dtype="q8_0")
     page = (out / "README.md").read_text()
 
     assert done.file == "model-q8_0.gguf"
@@ -269,8 +276,8 @@ def test_without_a_tokenizer_the_folders_lies_beside_the_file(tmp_path, out):
 
 
 @pytest.mark.parametrize("family", ["bert", "gemma2"])
-def test_blocks_that_differ_are_refused_where_no_graph_has_them(family, tmp_path, out):
-    folder = save_pruned(family, tmp_path)
+def test_blocks_that_differ_are_refused_where_no_graph_has_them(family, pruned, out):
+    folder = pruned(family)
     with pytest.raises(ValueError, match="MLPs of 96, 0, 96, 64 neurons.*--uniform.*--to onnx"):
         convert(folder, out)
     assert not list(out.iterdir())
