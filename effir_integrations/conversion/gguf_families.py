@@ -28,7 +28,7 @@ class Window:
     rope_base: float | None = None
     """The rotary base of windowed layers; None: that of all others."""
     base_is_read: bool = False
-    """Whether the file can state another."""
+    """Whether every version reads another from the file."""
 
     def stated(self, size: int) -> int:
         """Return what the file states for a model whose config states a window of `size`."""

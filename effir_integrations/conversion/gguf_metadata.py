@@ -51,8 +51,8 @@ def heads_of(encoder: SentenceTransformer, graph: Graph) -> Heads:
     normalized = isinstance(list(encoder)[-1], Normalize)
     if [type(x) for x in encoder] != [*expected, *([Normalize] if normalized else [])]:
         raise ValueError(f"llama.cpp computes no modules like {' -> '.join(named)}; {_ONNX}")
-    if dense and not (graph.dense and len(dense) == 2 and all(_is_projection(x) for x in dense)):
-        where = "two without bias and activation" if graph.dense else "none"
+    if dense and not (graph.dense and _are_projections(dense)):
+        where = "two without bias and activation, to and fro" if graph.dense else "none"
         raise ValueError(
             f"this model has {len(dense)} Dense modules behind its pooling, and llama.cpp's graph "
             f"{graph.arch} holds {where}; {_ONNX}"
@@ -68,9 +68,15 @@ def heads_of(encoder: SentenceTransformer, graph: Graph) -> Heads:
     return Heads(pooling=_POOLINGS[mode], dense=dense, normalized=normalized)
 
 
-def _is_projection(module: Any) -> bool:
-    plain = isinstance(module.activation_function, nn.Identity) and not module.use_residual
-    return plain and module.linear.bias is None
+def _are_projections(dense: tuple[Any, ...]) -> bool:
+    """Say whether these are two plain projections, of which the second undoes the size."""
+    plain = [
+        isinstance(x.activation_function, nn.Identity)
+        and x.linear.bias is None
+        and not x.use_residual
+        for x in dense
+    ]
+    return plain == [True, True] and dense[0].in_features == dense[1].out_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +202,7 @@ def _add_rope(writer: Any, layout: Layout, config: Any) -> None:
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
-    if window is not None and window.base_is_read:
+    if window is not None:  # which engines read that do not derive it
         base = rope_of(config, "sliding_attention")["rope_theta"]
         writer.add_float32(f"{layout.graph.arch}.rope.freq_base_swa", base)
 
