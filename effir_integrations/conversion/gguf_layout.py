@@ -180,7 +180,7 @@ def _check_rope(layout: Layout, config: Any) -> None:
 
 def _windowed(layout: Layout, config: Any) -> Layout:
     """Compare the windowed layers, or cut texts to the window where the graph has none."""
-    size = getattr(config, "sliding_window", None)
+    size: Any = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         kinds = ["sliding_attention" if size else "full_attention"] * config.num_hidden_layers

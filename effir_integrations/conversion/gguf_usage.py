@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +61,7 @@ llama-quantize FOLDER/{file} FOLDER/model-q4_k_m.gguf Q4_K_M
 """
 
 
-def gguf_usage(made: Made, *, name: str, dtype: str, prompts: Mapping[str, str]) -> str:
+def gguf_usage(made: Made, *, name: str, dtype: str, query: str) -> str:
     """Return commands and code for llama.cpp, llama-cpp-python and Ollama, and what differs."""
     takes_texts = made.vocabulary.model != "none"
     text = (_TEXTS if takes_texts else _IDS).format(
@@ -70,7 +69,7 @@ def gguf_usage(made: Made, *, name: str, dtype: str, prompts: Mapping[str, str])
         longest=made.layout.longest,
         tag=_tag(Path(name).name),
         normalize=made.heads.normalized,
-        text=(prompts.get("query") or "") + "how do plants make sugar?",
+        text=query + "how do plants make sugar?",
         length=_length(made.heads.normalized),
     )
     facts = _FACTS.format(

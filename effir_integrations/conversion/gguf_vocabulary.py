@@ -219,9 +219,10 @@ def _around(tokenizer: Any, names: dict[str, str]) -> dict[str, Any]:
     """Return which tokens are put before and after a text, under llama.cpp's names of these."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
-    start = next((x for x in range(len(whole)) if whole[x : x + len(plain)] == plain), None)
-    if not plain or start is None:
+    places = [x for x in range(len(whole)) if whole[x : x + len(plain)] == plain]
+    if not plain or not places:
         refuse("what it puts around a text cannot be told from the text")
+    start = places[0]
     before, after = whole[:start], whole[start + len(plain) :]
     if len(before) > 1 or len(after) > 1:
         refuse(f"it puts {len(before)} tokens before and {len(after)} after each text")

@@ -74,7 +74,7 @@ def to_gguf(
         least=LEAST[dtype],
         unchecked="pip install llama-cpp-python, which compiles it, then convert again",
         inside="Pooling is in the file; vectors get unit length where they are asked for.",
-        usage=gguf_usage(made, name=name, dtype=dtype, prompts=encoder.prompts),
+        usage=gguf_usage(made, name=name, dtype=dtype, query=encoder.prompts.get("query") or ""),
         tags=("gguf", "llama.cpp"),
     )
 
