@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tiny import tiny_model
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
@@ -126,6 +128,29 @@ def word_piece(**options: Any) -> Any:
     return _finished(backend, "[CLS]", "[SEP]", **names)
 
 
+def unigram() -> Any:
+    """Return a Unigram tokenizer as XLM-RoBERTa has it, or skip the test without SentencePiece."""
+    trainer = pytest.importorskip("sentencepiece").SentencePieceTrainer
+    proto = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
+    written = BytesIO()
+    sentences = iter([*SAMPLE * 5, "abcdefghijklmnopqrstuvwxyz 0123456789"])
+    trainer.train(
+        sentence_iterator=sentences,
+        model_writer=written,
+        vocab_size=200,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    model = proto.ModelProto.FromString(written.getvalue())
+    first = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+    pieces = [(piece.piece, piece.score) for piece in model.pieces][3:]
+    backend = Tokenizer(models.Unigram([*first, *pieces, ("<mask>", 0.0)], unk_id=3))
+    backend.normalizer = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    words = pre_tokenizers.Metaspace(prepend_scheme="always")
+    backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), words])
+    return _finished(backend, "<s>", "</s>", unk_token="<unk>", mask_token="<mask>", **_SPECIAL)
+
+
 TOKENIZERS = {
     "llama": lambda: byte_level("llama-bpe", before="<s>"),
     "mistral": sentence_piece,
@@ -137,6 +162,7 @@ TOKENIZERS = {
     "bert": word_piece,
     "distilbert": word_piece,
     "roberta": lambda: byte_level("gpt-2", before="<s>"),
+    "xlm-roberta": unigram,
     "modernbert": lambda: byte_level("gpt-2", before="<s>"),
 }
 """Family -> a tokenizer of the kind that it has."""

@@ -59,7 +59,7 @@ def test_each_family_keeps_all_its_parameters_under_the_names_of_its_graph(famil
     keys, tensors, types = read(out)
     model = load(folder, dtype="fp32")[0].model
     expected = sum(x.numel() for name, x in model.named_parameters() if "pooler" not in name)
-    if family == "roberta":  # the rows before the first position
+    if "roberta" in family:  # the rows before the first position
         expected -= 64
 
     assert written.layout.graph == FAMILIES[family].graph
@@ -375,6 +375,5 @@ def test_gemma_embedding_holds_two_projections(tmp_path, out):
     assert tensors["dense_3.weight"].shape == (64, 128)
 
 
-def test_every_row_but_those_without_a_tokenizer_here_is_tried():
-    assert set(FAMILIES) - set(TOKENIZERS) == {"xlm-roberta"}
-    assert set(OPTIONS) <= set(TOKENIZERS)
+def test_every_row_of_the_table_is_tried():
+    assert set(FAMILIES) == set(TOKENIZERS) >= set(OPTIONS)

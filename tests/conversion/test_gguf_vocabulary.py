@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 
 import pytest
-from tiny_gguf import byte_level, sentence_piece, word_piece
+from tiny_gguf import byte_level, sentence_piece, unigram, word_piece
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from effir_integrations import mini_path
-from effir_integrations.conversion.gguf_vocabulary import BYTE, CONTROL, UNUSED, vocabulary_of
+from effir_integrations.conversion.gguf_vocabulary import (
+    BYTE,
+    CONTROL,
+    UNKNOWN,
+    UNUSED,
+    vocabulary_of,
+)
 
 
 def changed(tokenizer, **parts):
@@ -61,6 +67,16 @@ def test_a_word_piece_marks_starts_of_words_instead_of_what_follows():
     assert found.model == "bert"
     assert {"▁the", "ing", "[CLS]"} <= set(found.tokens)
     assert (found.special["bos"], found.special["sep"], found.special["unk"]) == (2, 3, 1)
+
+
+def test_a_unigram_keeps_its_scores_and_its_normaliser():
+    tokenizer = unigram()
+    found = vocabulary_of(tokenizer, len(tokenizer) + 1)
+
+    assert (found.model, found.space_before, len(found.charsmap) > 1000) == ("t5", True, True)
+    assert len(found.scores) == len(found.tokens) == len(tokenizer) + 1
+    assert found.special["unk"] == 3 and found.types[3] == UNKNOWN
+    assert found.adds_bos and found.adds_eos
 
 
 def test_the_tokenizer_of_effir_mini_is_refused_by_its_normalizer():
