@@ -179,6 +179,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "sliding_window": 24,
         "num_hidden_layers": 7,
     },
+    "xlm-roberta": {"pad_token_id": 1, "bos_token_id": 0},
     "modernbert": {"local_attention": 24, "cls_token_id": 1, "sep_token_id": 2},
 }
 

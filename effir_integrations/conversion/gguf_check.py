@@ -6,6 +6,7 @@ import importlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,17 @@ from ..encoder.tokenization import token_limit
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+    from .gguf_vocabulary import Vocabulary
+
 TEXTS = (
     *PROBES,
     "tabs\tand\nlines,  two spaces",
     "12345 6.78e-9 100,000 1/2",
     "don't we'll I'M you'RE",
     "naïve café, Straße, ÅNGSTRÖM",
-    "東京は日本の首都です。한국어 ไทย",
+    "東京は日本の首都です。",
+    "한국어 हिन्दी",
+    "العربية, עברית, Ελλάδα, Việt Nam, ไทย",
     "🙂 👩\u200d🔬 ∑ ≠ © №5",
     "def f(x): return {'a': x**2}  # camelCase snake_case",
     " space before and after ",
@@ -40,13 +45,17 @@ class Checked:
 
     texts: int
     ids_compared: int
-    """Texts whose ids were compared; those that are cut are not, and none of a file without a
-    tokenizer."""
+    """Texts whose ids were compared: all that are not cut, but for what the file's notes name."""
     least_cosine: float
 
 
 def check_file(
-    path: Path, encoder: SentenceTransformer, smallest: float, *, tokenizes: bool, longest: int
+    path: Path,
+    encoder: SentenceTransformer,
+    smallest: float,
+    *,
+    vocabulary: Vocabulary,
+    longest: int,
 ) -> Checked:
     """Compare token ids and vectors of `TEXTS` in llama.cpp and in the model.
 
@@ -54,7 +63,7 @@ def check_file(
         path: The file.
         encoder: The model, in fp32.
         smallest: The cosine that is rounding of the file's type.
-        tokenizes: Whether the file has a tokenizer.
+        vocabulary: The tokenizer in the file.
         longest: Tokens of a text, at most.
 
     Raises:
@@ -69,9 +78,9 @@ def check_file(
     kept = [place for place, row in enumerate(ids) if row]
     with LlamaFile(path, longest=max(map(len, ids))) as file:
         compared = 0
-        for place in kept if tokenizes else ():
-            whole = encoder.tokenizer(texts[place])["input_ids"]
-            if whole == ids[place]:
+        for place in kept if vocabulary.model != "none" else ():
+            whole = encoder.tokenizer(texts[place], verbose=False)["input_ids"]
+            if whole == ids[place] and vocabulary.cuts_alike(texts[place]):
                 _check_ids(texts[place], whole, file.tokenize(texts[place]))
                 compared += 1
         found = np.stack([file.embed(ids[place]) for place in kept])
@@ -87,11 +96,13 @@ def check_file(
 
 
 def _check_ids(text: str, expected: Sequence[int], found: Sequence[int]) -> None:
-    if list(expected) != list(found):
+    pairs = list(zip_longest(expected, found))
+    if differing := [place for place, pair in enumerate(pairs) if pair[0] != pair[1]]:
+        ours, theirs = pairs[differing[0]]
         raise RuntimeError(
-            f"llama.cpp cuts {text[:40]!r} into other tokens than the folder ({list(found)[:12]} "
-            f"instead of {list(expected)[:12]}); nothing was written, please report this with the "
-            "model's name"
+            f"llama.cpp cuts {text[:40]!r} into other tokens than the folder (token {theirs}, not "
+            f"{ours}, at place {differing[0]}); nothing was written, choose --to gguf-ids or "
+            "--to onnx, and please report this with the model's name"
         )
 
 
@@ -157,6 +168,7 @@ class LlamaFile:
                 "please report this with the model's name"
             )
         self.vocabulary = library.llama_model_get_vocab(self.model)
+        self.log.setLevel(logging.CRITICAL)  # what it warns of at each text is meant so
 
     def _options(self, longest: int) -> Any:
         """Return settings of a run; at their defaults of sizes longer texts are cut or refused."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from unicodedata import category, normalize
 
 from .gguf_forms import (
     BYTE_LEVEL,
@@ -43,8 +44,19 @@ class Vocabulary:
     """Whether a text gets a space in front; None: the algorithm does not ask."""
     charsmap: bytes | None = None
     """How SentencePiece normalises texts, as it compiles that."""
+    drops_marks: bool = False
+    """Whether llama.cpp drops more signs than accents."""
     notes: Sequence[str] = ()
     """What differs from the folder's tokenizer."""
+
+    def cuts_alike(self, text: str) -> bool:
+        """Say whether a text is cut as by the folder's tokenizer, notes and all."""
+        return not (self.drops_marks and any(map(_is_dropped, normalize("NFD", text))))
+
+
+def _is_dropped(letter: str) -> bool:
+    """Say whether a letter is a mark but no accent, or a vowel or final of Korean."""
+    return category(letter) in ("Mc", "Me") or "\u1160" <= letter <= "\u11ff"
 
 
 def vocabulary_of(tokenizer: Any, rows: int) -> Vocabulary:
@@ -194,9 +206,12 @@ def _word_piece(tokenizer: Any, content: dict[str, Any], rows: int) -> Vocabular
         model="bert",
         tokens=phantom,
         types=types,
+        drops_marks=True,
         notes=[
+            "llama.cpp drops vowel signs of Korean, Hindi and other scripts that the folder's "
+            "tokenizer keeps: such texts get other tokens.",
             f"A word of more than {content['model']['max_input_chars_per_word']} letters is one "
-            "unknown token in the folder, and cut into pieces by llama.cpp."
+            "unknown token in the folder, and cut into pieces by llama.cpp.",
         ],
         **around,
     )

@@ -108,7 +108,7 @@ def make_gguf(
     checked = None
     if find_spec("llama_cpp") is not None:
         checked = check_file(
-            path, encoder, LEAST[dtype], tokenizes=tokenizer, longest=layout.longest
+            path, encoder, LEAST[dtype], vocabulary=vocabulary, longest=layout.longest
         )
     return Made(
         file=path.name,
