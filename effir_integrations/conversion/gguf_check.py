@@ -176,6 +176,9 @@ class LlamaFile:
         options.n_ctx = options.n_batch = options.n_ubatch = longest
         options.n_threads = options.n_threads_batch = torch.get_num_threads()
         options.embeddings = True
+        # the file is compared, not what flash attention and a cache in fp16 round
+        options.flash_attn_type = 0
+        options.type_k = options.type_v = 0
         return options
 
     def close(self) -> None:

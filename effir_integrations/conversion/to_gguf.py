@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
 TYPES = {"fp32": "F32", "fp16": "F16", "q8_0": "Q8_0"}
 """Dtype of the weights -> GGUF's name."""
-LEAST = {"fp32": 0.9999, "fp16": 0.999, "q8_0": 0.999}
-"""Dtype of the weights -> the smallest cosine to the vectors of the folder that is rounding."""
+LEAST = {"fp32": 0.9999, "fp16": 0.999, "q8_0": 0.99}
+"""Dtype of the weights -> the smallest cosine to the vectors of the folder that is rounding. With
+q8_0 llama.cpp rounds what goes into a product to 8 bits as well."""
 OTHER_TYPES = (
     "; others, such as q4_k_m, are made by llama.cpp's own tool: convert with --dtype fp16, then "
     "run: llama-quantize OUT/model-fp16.gguf OUT/model-q4_k_m.gguf Q4_K_M"
