@@ -17,6 +17,8 @@ from effir_integrations import load
 from effir_integrations.conversion.gguf_families import FAMILIES
 from effir_integrations.conversion.gguf_tensors import interleave, llama3_factors
 from effir_integrations.conversion.to_gguf import make_gguf
+from effir_integrations.model.families import ARCHITECTURES
+from effir_integrations.model.surgery import drop_attention, drop_mlp
 
 gguf = pytest.importorskip("gguf")
 RAGGED = {"llama": "deci", "mistral": "deci", "qwen2": "deci", "qwen3": "openelm"}
@@ -99,14 +101,16 @@ def test_the_first_block_keeps_an_attention_of_zeros(tmp_path, out):
 
 
 def test_a_block_without_both_is_left_out_and_the_rest_is_the_familys_own_graph(tmp_path, out):
-    folder = save_pruned("qwen3", tmp_path, drop_mlp=(1,), drop_attention=(1,))
-    convert(folder, out)
+    encoder = load(save_tiny("qwen3", tmp_path / "x"), device="cpu", dtype="fp32")
+    model, architecture = encoder[0].model, ARCHITECTURES["qwen3"]
+    drop_mlp(model, architecture, [1])
+    drop_attention(model, architecture, [1])
+    convert(encoder, out)
     keys, tensors, _ = read(out)
-    layers = load(folder, dtype="fp32")[0].model.layers
 
     assert (keys["general.architecture"], keys["qwen3.block_count"]) == ("qwen3", 3)
     assert keys["qwen3.feed_forward_length"] == 96
-    expected = layers[2].mlp.up_proj.weight.detach().numpy()
+    expected = model.layers[2].mlp.up_proj.weight.detach().numpy()
     assert np.array_equal(tensors["blk.1.ffn_up.weight"], expected)
 
 
