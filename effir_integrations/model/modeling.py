@@ -134,6 +134,7 @@ def standalone_source(architecture: Architecture) -> str:
     """
     parts = (
         surgery.NoSublayer,
+        surgery.NoAttention,
         surgery.stand_in,
         surgery.projection_shape,
         surgery.new_projection,

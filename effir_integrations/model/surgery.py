@@ -32,10 +32,37 @@ class NoSublayer(nn.Module):
         return (zero, None) if self.pair else zero
 
 
+class NoAttention(NoSublayer):
+    """Stands where an attention was, and is still found as the attention of its layer.
+
+    vLLM runs a class of Transformers only if each layer has a module with its number that looks up
+    the attention function to be called, and finds that out by reading the source of `forward`.
+    """
+
+    attends = False
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__(pair=True)
+        self.config = getattr(attention, "config", None)
+        self.layer_idx = getattr(attention, "layer_idx", None)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a zero of shape () and None."""
+        if self.attends:  # never: it is there to be read
+            from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+            function = ALL_ATTENTION_FUNCTIONS["eager"]
+            return function(self, *args, **kwargs)
+        return super().forward(*args, **kwargs)
+
+
 def stand_in(layer: Any, replacements: Mapping[str, str]) -> None:
     """Replace modules of one layer, by path, with parameterless stand-ins."""
     for path, kind in replacements.items():
-        made = nn.Identity() if kind == "identity" else NoSublayer(pair=kind == "zero_pair")
+        if kind == "identity":
+            made: nn.Module = nn.Identity()
+        else:
+            made = NoAttention(layer.get_submodule(path)) if kind == "zero_pair" else NoSublayer()
         layer.set_submodule(path, made)
 
 
