@@ -1,9 +1,9 @@
-"""vLLM's own classes of some families, without the sublayers and neurons that a config leaves out.
+"""vLLM's own classes of some families, without what a config of ours leaves out.
 
-A class calls the stock `__init__` with MLPs of a few neurons, so that nothing is allocated that goes,
-and then gives every layer its shape. vLLM fuses each norm with the sum before it: a norm is given the
-output of the sublayer before and the residual stream, adds the two, and returns the normed sum and the
-sum. A sublayer is left out by passing both on through its norm, and its input through itself.
+A class calls the stock `__init__` with MLPs of a few neurons, so that nothing is allocated that
+goes, and then gives every layer its shape. In vLLM each norm adds up before it norms: it is given
+the output of the sublayer before and the residual stream, and returns the normed sum and the sum.
+So a sublayer is left out if its norm passes both on as they are, and it passes on its input.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ from typing import Any
 import torch
 from torch import nn
 from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.logger import init_logger
 from vllm.model_executor.models.utils import PPMissingLayer
 
 from ..model.families import ARCHITECTURES
-from .vllm import NATIVE
+from .vllm import BACKEND, NATIVE, check_served, why_not_native
+
+_LOGGER = init_logger(f"vllm.{__name__}")
 
 
 class NoNorm(nn.Module):
@@ -86,7 +89,10 @@ def _set_width(mlp: Any, width: int, output_bias: bool) -> None:
 
 @contextmanager
 def _small_mlps(config: Any) -> Iterator[None]:
-    """Let MLPs be built with a few neurons, by the same config: vLLM writes to the one it is given."""
+    """Let MLPs be built with a few neurons.
+
+    The config is changed for a while, and not copied: vLLM writes to the one that it is given.
+    """
     full = config.intermediate_size
     config.intermediate_size = get_tensor_model_parallel_world_size()
     try:
@@ -101,9 +107,18 @@ def narrowed(base: Any, name: str) -> Any:
     class Narrowed(base):
         """vLLM's class without the sublayers and neurons that its config leaves out."""
 
+        def __new__(cls, *, vllm_config: Any, prefix: str = "") -> Any:
+            """Make it, or what runs the class of Transformers where this cannot hold the model."""
+            config = vllm_config.model_config.hf_config
+            check_served(config, get_tensor_model_parallel_world_size())
+            reason = why_not_native(config)
+            if not reason:
+                return super().__new__(cls)
+            _LOGGER.warning("%s is not served by vLLM's own class: %s", name, reason)
+            return _found(BACKEND)(vllm_config=vllm_config, prefix=prefix)
+
         def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
             config = vllm_config.model_config.hf_config
-            check_fits(config, get_tensor_model_parallel_world_size())
             with _small_mlps(config):
                 super().__init__(vllm_config=vllm_config, prefix=prefix)
             context = vllm_config.compilation_config.static_forward_context
@@ -114,32 +129,15 @@ def narrowed(base: Any, name: str) -> Any:
     return Narrowed
 
 
-def check_fits(config: Any, processes: int) -> None:
-    """Refuse a config that vLLM's class cannot hold, before anything is allocated.
-
-    Raises:
-        ValueError: Neurons have gates, or do not part evenly among the processes.
-    """
-    if config.mlp_gates:
-        raise ValueError(
-            "this checkpoint has trainable gates on its neurons, which vLLM does not run; make a "
-            "plan of it and export that"
-        )
-    uneven = [layer for layer, width in enumerate(config.mlp_widths) if width % processes]
-    if uneven:
-        raise ValueError(
-            f"the MLPs of layers {uneven} have widths {[config.mlp_widths[x] for x in uneven]}, "
-            f"which {processes} processes cannot share evenly; set tensor_parallel_size=1, or prune "
-            f"again with multiple_of={64 * processes}"
-        )
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def __getattr__(name: str) -> Any:
     """Make the class of that name, for which vLLM's file of its family is loaded."""
-    for family, place in NATIVE.items():
+    for family, native in NATIVE.items():
         if name == f"Effir{ARCHITECTURES[family].class_prefix}Model":
-            module, _, base = place.partition(":")
-            made = narrowed(getattr(importlib.import_module(module), base), name)
-            globals()[name] = made
+            globals()[name] = made = narrowed(_found(native.place), name)
             return made
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
