@@ -76,6 +76,11 @@ def pruned_model_class(
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
             reshape(self, architecture, config)
+            if getattr(config, "is_causal", True) is False:
+                # Transformers goes by the config, others, such as vLLM, by what the modules say
+                for module in self.modules():
+                    if hasattr(module, "is_causal"):
+                        module.is_causal = False
 
         def _init_weights(self, module: Any) -> None:
             super()._init_weights(module)
