@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,11 @@ def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
     (commands,) = (text for name, text in files.items() if name.endswith("entry_points.txt"))
     assert b"effir = effir_integrations.cli:main" in commands
+    # vLLM calls it in each of its processes
+    plugins = commands.partition(b"[vllm.general_plugins]\n")[2].splitlines()
+    name, place = (part.strip() for part in plugins[0].decode().split("="))
+    assert name == "effir"
+    assert callable(EntryPoint(name, place, "vllm.general_plugins").load())
 
 
 def test_the_wheel_works_away_from_the_clone(wheel: tuple[Path, Path], tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pickle
@@ -17,7 +18,7 @@ from transformers import AutoConfig, AutoModel
 
 from effir_integrations.model.apply import apply
 from effir_integrations.model.identity import BaseIdentity
-from effir_integrations.model.modeling import STANDALONE_FILE, model_class
+from effir_integrations.model.modeling import STANDALONE_FILE, config_class, model_class
 from effir_integrations.model.plan import PruningPlan
 
 BATCH = {
@@ -177,6 +178,24 @@ def test_padding_changes_nothing(family, saved):
         torch.testing.assert_close(
             model(**alone)[0][0], model(**BATCH)[0][1, :2], rtol=1e-4, atol=1e-5
         )
+
+
+def test_a_dropped_attention_is_still_found_by_the_number_of_its_layer():
+    """An engine looks for one in each layer, that of its number, and reads what its `forward` calls."""
+    model, _ = pruned("llama")
+    attention = model.layers[2].self_attn
+    assert attention.layer_idx == 2
+    assert attention.config is model.layers[0].self_attn.config
+    assert 'ALL_ATTENTION_FUNCTIONS["eager"]' in inspect.getsource(type(attention).forward)
+    assert not list(attention.parameters())
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attentions_say_what_the_config_says_of_what_tokens_see(causal):
+    """Transformers reads the config, and vLLM the modules."""
+    config = config_class("llama")(**tiny_model("llama").config.to_dict() | {"is_causal": causal})
+    model = model_class("llama")(config)
+    assert {m.is_causal for m in model.modules() if hasattr(m, "is_causal")} == {causal}
 
 
 def test_widths_that_do_not_match_the_layers_are_refused(saved, tmp_path):
