@@ -181,7 +181,7 @@ def test_padding_changes_nothing(family, saved):
 
 
 def test_a_dropped_attention_is_still_found_by_the_number_of_its_layer():
-    """An engine looks for one in each layer, that of its number, and reads what its `forward` calls."""
+    """An engine looks for that number in each layer, and for the call that `forward` would make."""
     model, _ = pruned("llama")
     attention = model.layers[2].self_attn
     assert attention.layer_idx == 2
