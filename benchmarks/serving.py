@@ -83,8 +83,8 @@ def llama_answer(folder: Path, work: Path, threads: int, dtype: str) -> Answer:
 
     convert(folder, work / f"gguf-{dtype}", "gguf", dtype=dtype)
     (file,) = (work / f"gguf-{dtype}").glob("*.gguf")
-    prompt = load(folder, device="cpu").prompts.get("query", "")
-    length = load(folder, device="cpu").max_seq_length or 512
+    encoder = load(folder, device="cpu")
+    prompt, length = encoder.prompts.get("query") or "", encoder.max_seq_length or 512
     model = llama_cpp.Llama(
         model_path=str(file),
         embedding=True,
@@ -111,7 +111,7 @@ def engines(options: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
     for dtype in ("fp32", "int8"):
         yield f"ONNX Runtime {dtype}", "onnx", partial(onnx_answer, threads=threads, dtype=dtype)
     yield "OpenVINO fp32", "openvino", partial(openvino_answer, threads=threads)
-    for dtype in ("f32", "q8_0"):
+    for dtype in ("fp32", "q8_0"):
         made = partial(llama_answer, threads=threads, dtype=dtype)
         yield f"llama.cpp {dtype}", "gguf", made
 

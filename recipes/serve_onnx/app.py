@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -127,7 +127,7 @@ def create_app(
 
 
 def _encode(encoder: OnnxEncoder, texts: Sequence[str], role: str) -> np.ndarray:
-    calls = {
+    calls: dict[str, Callable[..., Any]] = {
         "": partial(encoder.encode, prompt=""),
         "query": encoder.encode_query,
         "document": encoder.encode_document,
