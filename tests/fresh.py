@@ -25,6 +25,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+ABSENT = """
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "effir_integrations":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+"""
+"""In front of a script that imports sys, so that this package cannot be found there."""
 PRELOADED = "sentence_transformers"
 SERVE = f"import {PRELOADED}, fresh; fresh.serve()"
 

@@ -13,7 +13,10 @@ from transformers import PreTrainedTokenizerFast
 from effir_integrations.model.families import ARCHITECTURES
 
 FAMILIES = sorted(ARCHITECTURES)
-KINDS = ("bert", "distilbert", "gemma2", "gpt2", "gpt_neox", "modernbert", "mpnet", "phi3", "qwen3")
+KINDS = (
+    *("bert", "distilbert", "gemma2", "gpt2", "gpt_neox", "modernbert", "mpnet", "phi3", "qwen3"),
+    "roberta",
+)
 """One family of each kind of row in the table: what other rows say in the same words."""
 SIZES = {
     "vocab_size": 64,

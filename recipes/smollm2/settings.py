@@ -124,7 +124,7 @@ SMOKE = Settings(
     rounds=2,
     round_texts=8,
     rates=(1e-3, 5e-4),
-    adapting=AdaptConfig(trains="lora", rank=4, batch_size=4, max_length=16),
+    adapting=AdaptConfig(trains="lora", rank=4, batch_size=2, max_length=16),
     distill=DistillConfig(trains="lora", rank=4, batch_size=4, max_length=16),
     other_pairs=8,
     mining_length=16,

@@ -146,7 +146,7 @@ def test_quiet_prints_nothing(base, tmp_path):
 
 
 def test_show_draws_the_layers(base, tmp_path):
-    effir("compress", base, tmp_path / "out", "--last-blocks", 1, "-q")
+    effir("compress", base, tmp_path / "out", "--drop-mlp", 2, "-q")
     result = effir("show", tmp_path / "out")
     assert "pruned from tiny-llama" in result.stdout
     assert result.stdout.count("dropped") == 2
@@ -198,7 +198,8 @@ def test_impossible_drops_are_refused(base, tmp_path, options, words):
 
 
 def test_a_layer_that_is_already_dropped_is_refused(base, tmp_path):
-    effir("compress", base, tmp_path / "once", "--last-blocks", 1, "-q")
+    effir("drop", base, "--mlp-layers", 3, "--out", tmp_path / "first", "-q")
+    effir("export", tmp_path / "first", tmp_path / "once", "-q")
     line = refused("drop", tmp_path / "once", "--mlp-layers", "3", "--out", tmp_path / "run")
     assert "layer 3 has no MLP: it was dropped before; choose from [0, 1, 2]" in line
 

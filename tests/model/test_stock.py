@@ -9,9 +9,9 @@ import fresh
 import numpy as np
 import pytest
 import torch
+from fresh import ABSENT
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from test_export import ABSENT
 from tiny import FAMILIES, save_bare, tiny_model
 
 from effir_integrations.encoder.encoder import transformer_model
@@ -25,7 +25,6 @@ from effir_integrations.model.stock import Shape, why_not_stock
 from effir_integrations.pruning.export import export, export_from_disk
 
 PRE_NORM = [family for family in FAMILIES if not ARCHITECTURES[family].mlp_sum]
-POST_NORM = [family for family in FAMILIES if ARCHITECTURES[family].mlp_sum]
 # windows so short that a layer of the wrong kind gives other vectors
 WINDOWS = {
     "mistral": {"sliding_window": 4},
@@ -38,7 +37,7 @@ WINDOWS = {
     "qwen3": {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},
     "modernbert": {"local_attention": 4, "global_attn_every_n_layers": 2},
 }
-BLOCKS = {"last": (3,), "middle": (1,), "both": (1, 3)}
+BLOCKS = {"last": (3,), "middle": (1,)}
 NARROW = {layer: torch.arange(layer, 48, 2)[:20] for layer in range(4)}
 TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16", "w9", "w3 " * 25]
 SCRIPT = f"""
@@ -100,11 +99,10 @@ def test_a_process_without_this_package_encodes_the_same(family, tmp_path, monke
         assert np.array_equal(np.load(f"{stock}.npy"), expected)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_from_disk_the_same_files_are_written(family, tmp_path):
-    bare = save_bare(family, tmp_path / "bare", **WINDOWS.get(family, {}))
+def test_from_disk_the_same_files_are_written(kind, tmp_path):
+    bare = save_bare(kind, tmp_path / "bare", **WINDOWS.get(kind, {}))
     base = identity_on_disk(bare)
-    for name, plan in plans(base, BLOCKS if family in PRE_NORM else {}).items():
+    for name, plan in plans(base, BLOCKS if kind in PRE_NORM else {}).items():
         export(load(bare), plan, tmp_path / name / "memory")
         export_from_disk(bare, plan, tmp_path / name / "disk")
         memory, disk = (tmp_path / name / kind for kind in ("memory", "disk"))

@@ -17,6 +17,7 @@ from effir_integrations.model.families import find
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import ImportanceReport
 from effir_integrations.model.surgery import drop_attention, drop_mlp, model_layers
+from effir_integrations.pruning import measuring
 from effir_integrations.pruning.analyze import analyze
 
 TEXTS = ("w1 w2 w3 w4 w5 w6 w7 w8 w9", "w10", "w11 w12 w13 w14", "w15 w16", "w3 w1 w2")
@@ -159,7 +160,8 @@ def test_scores_of_a_pruned_base_are_none_where_a_sublayer_is_gone(make, family)
     check(report, reference(encoder, TEXTS), rel=1e-4)
 
 
-def test_bf16_activations_are_compared_in_fp32(make, family):
+def test_bf16_activations_are_compared_in_fp32(make, family, monkeypatch):
+    monkeypatch.setattr(measuring, "has_bf16", lambda device: True)
     encoder = make(family, dtype="bf16")
     assert transformer_model(encoder).dtype == torch.bfloat16
     check(analyze(encoder, CALIBRATION), reference(encoder, TEXTS), rel=0.05)

@@ -12,6 +12,7 @@ import fresh
 import numpy as np
 import pytest
 import torch
+from fresh import ABSENT
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
@@ -64,15 +65,6 @@ np.save(sys.argv[2], model.encode(json.loads(sys.argv[3])))
     out = tmp_path / "vectors.npy"
     result = fresh.run(["-c", script, folder, out, json.dumps(TEXTS)])
     return result, (np.load(out) if out.is_file() else None)
-
-
-ABSENT = """
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "effir_integrations":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-"""
 
 
 @pytest.mark.parametrize("family", ["qwen3", "bert"])

@@ -54,7 +54,7 @@ def test_the_curve_has_a_line_for_every_step_and_a_second_run_adds_none(work: Pa
 
 def test_switches_adapt_the_decoder_and_let_it_see_both_ways(tmp_path: Path) -> None:
     line = ["--work", str(tmp_path), "--smoke", "--quiet", "--adapt", "--bidirectional"]
-    RECIPE.main([*line, "--scale", "0.5"])
+    RECIPE.main(line)
     steps = [row["after"] for _, row in read_jsonl(tmp_path / "curve.jsonl")]
     assert steps == ["start", "distilled-2", "refitted", "finetuned"]
     adapted = json.loads((tmp_path / "adapted" / "effir.json").read_text())
@@ -66,6 +66,8 @@ def test_switches_adapt_the_decoder_and_let_it_see_both_ways(tmp_path: Path) -> 
             for ids in ([5, 6, 7], [5, 6, 8])
         )
     assert not torch.equal(first, other)
+    small = RECIPE.scaled(RECIPE.CPU, 0.125)
+    assert (small.head_texts, small.round_texts, small.other_pairs) == (1000, 1000, 100)
 
 
 def test_no_claim_that_the_curve_is_measured_on_is_trained_on(work: Path) -> None:
