@@ -19,14 +19,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from minilm import MINILM_HELP, minilm
-from subset import subset
+from subset import difference, subset
 
 from effir_integrations import analyze, export, load
 from effir_integrations.data.beir import RetrievalData, load_beir
@@ -34,7 +32,6 @@ from effir_integrations.data.calibration import Calibration, load_calibration
 from effir_integrations.data.training_examples import load_training
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.evaluation.evaluate import evaluate
-from effir_integrations.evaluation.intervals import interval
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.pruning.config import DropConfig, ReconstructConfig, SlimConfig
@@ -128,11 +125,7 @@ class Bench:
         shape, _, rest = name.partition(f", {self.method}")
         other = f"{shape}, reconstruct{rest}"
         found = [row["by query"] for row in self.rows if row["model"] == other]
-        if not self.method or not found:
-            return "-"
-        low, high = interval(np.subtract, values, found[0])
-        difference = fmean(values.values()) - fmean(found[0].values())
-        return f"{difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+        return difference(values, found[0] if self.method and found else None)
 
     def examples(self) -> Any:
         """Return the train queries with mined negatives."""

@@ -23,17 +23,15 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from minilm import MINILM_HELP, minilm
-from subset import subset
+from subset import difference, subset
 
 from effir_integrations.data.beir import RetrievalData, load_beir
 from effir_integrations.data.training_examples import TrainingData, load_training
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.loading import load
-from effir_integrations.evaluation.intervals import interval
 from effir_integrations.evaluation.retrieval import rank, score_queries
 from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
@@ -175,14 +173,6 @@ class Bench:
                     plan = plans[method]()
                     seconds = time.perf_counter() - start
                     self.measure(name, plan, seconds, f"{keep:.0%} of the neurons, reconstruct")
-
-
-def difference(values: dict[str, float], others: dict[str, float] | None) -> str:
-    """Return the mean difference, and where 95 % of the resampled ones lie."""
-    if others is None:
-        return "-"
-    low, high = interval(np.subtract, values, others)
-    return f"{fmean(values.values()) - fmean(others.values()):+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def main() -> None:

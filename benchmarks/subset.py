@@ -1,11 +1,15 @@
-"""A part of a data set, for models that would take hours on the whole."""
+"""A part of a data set, for models that would take hours on the whole, and what differs on it."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import replace
+from statistics import fmean
+
+import numpy as np
 
 from effir_integrations.data.beir import RetrievalData
+from effir_integrations.evaluation.intervals import interval
 
 
 def subset(
@@ -35,3 +39,11 @@ def subset(
         qrels=qrels,
         documents={document: data.documents[document] for document in documents},
     )
+
+
+def difference(values: dict[str, float], others: dict[str, float] | None) -> str:
+    """Return the mean difference, and where 95 % of the resampled ones lie."""
+    if others is None:
+        return "-"
+    low, high = interval(np.subtract, values, others)
+    return f"{fmean(values.values()) - fmean(others.values()):+.4f} [{low:+.4f}, {high:+.4f}]"

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..files import folder_bytes
+from ..model.families import is_stock
 from ..model.plan import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
 
 
@@ -158,7 +159,7 @@ def model_table(description: dict[str, Any]) -> Table:
     """Lay out the layers of a model folder."""
     history = description["history"] or {}
     before = _widths_before(history, description["mlp_widths"])
-    stock = description["model_type"] == description["family"]
+    stock = is_stock(description["model_type"])
     loads = "any library loads it" if stock else "loads with this package or trust_remote_code"
     origin = f"pruned from {_short(history['base'])}; " if history else ""
     table = Table(

@@ -35,10 +35,7 @@ def to_onnx(encoder: Encoder, folder: Path, *, name: str, dtype: str) -> Written
         RuntimeError: The written model gives other vectors.
         ValueError: The encoder is more than a graph holds.
     """
-    check_graph(encoder, name)
-    write_engine_files(encoder, folder)
-    (folder / FILE).parent.mkdir()
-    write_onnx(encoder, folder / FILE, dtype)
+    write_graph(encoder, folder, FILE, name=name, dtype=dtype)
     cosine = None
     if find_spec("onnxruntime") is not None:
         cosine = least_cosine_to(encoder, OnnxEncoder(folder), LEAST[dtype], dtype)
@@ -50,3 +47,23 @@ def to_onnx(encoder: Encoder, folder: Path, *, name: str, dtype: str) -> Written
         usage=onnx_usage(encoder),
         tags=("onnx", "onnxruntime"),
     )
+
+
+def write_graph(encoder: Encoder, folder: Path, file: Path, *, name: str, dtype: str) -> None:
+    """Write an encoder's ONNX graph, and what engines read beside one, into an empty folder.
+
+    Args:
+        encoder: On the CPU, in fp32.
+        folder: Empty.
+        file: Of the graph, relative to it.
+        name: Of the model, for errors.
+        dtype: Of the weights, as of `write_onnx`.
+
+    Raises:
+        ImportError: A package is missing.
+        ValueError: The encoder is more than a graph holds.
+    """
+    check_graph(encoder, name)
+    write_engine_files(encoder, folder)
+    (folder / file).parent.mkdir()
+    write_onnx(encoder, folder / file, dtype)

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING
 from ..extras import import_extra
 from ..onnx.openvino import FILE, OpenVinoEncoder
 from .check import least_cosine_to
-from .engine_files import write_engine_files
-from .graph import check_graph
-from .onnx_file import write_onnx
+from .to_onnx import write_graph
 from .usage import openvino_usage
 from .written import Written
 
@@ -36,15 +34,12 @@ def to_openvino(encoder: Encoder, folder: Path, *, name: str, dtype: str) -> Wri
         ValueError: The encoder is more than a graph holds.
     """
     openvino = import_extra("openvino", "openvino")
-    check_graph(encoder, name)
-    write_engine_files(encoder, folder)
-    place = (folder / FILE).parent
-    place.mkdir()
-    write_onnx(encoder, place / "model.onnx", "fp32")
-    model = openvino.Core().read_model(str(place / "model.onnx"))
+    graph = FILE.with_name("model.onnx")
+    write_graph(encoder, folder, graph, name=name, dtype="fp32")
+    model = openvino.Core().read_model(str(folder / graph))
     openvino.save_model(model, str(folder / FILE), compress_to_fp16=dtype == "fp16")
     del model  # it reads the file
-    for read in place.glob("model.onnx*"):
+    for read in (folder / graph).parent.glob(f"{graph.name}*"):
         read.unlink()
     return Written(
         file=FILE.as_posix(),

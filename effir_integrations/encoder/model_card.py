@@ -8,7 +8,7 @@ from typing import Any
 
 from ..files import read_json
 from ..model.cards import EXAMPLE, IMPORT, OUR_TAG, STAGES, USAGE, keep_metadata
-from ..model.families import PREFIX
+from ..model.families import is_stock
 
 _CARD = """---
 library_name: sentence-transformers
@@ -74,7 +74,7 @@ def write_model_card(
         base_card: The card of the model it was made from; its licence and language are kept.
     """
     config = read_json(folder / "config.json", "the config of a model")
-    stock = not str(config["model_type"]).startswith(PREFIX)
+    stock = is_stock(config["model_type"])
     card = keep_metadata(model_card(history, stock=stock), base_card)
     (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .families import find
+from .families import find, is_stock
 from .hooks import TOKENS, masked, token_ids
 from .identity import BaseIdentity
 from .modeling import model_class, pruned_config
 from .offload import is_on_disk
 from .plan import PruningPlan
-from .stock import Shape, is_stock, stock_class, stock_config, take_out_blocks, why_not_stock
+from .stock import Shape, stock_class, stock_config, take_out_blocks, why_not_stock
 from .surgery import (
     add_output_bias,
     drop_attention,
@@ -124,7 +124,7 @@ def check_config_code(config: PretrainedConfig) -> None:
         ValueError: Its `auto_map` names a model.
     """
     named = [name for name in getattr(config, "auto_map", None) or {} if "Model" in name]
-    if named and is_stock(config):
+    if named and is_stock(config.model_type):
         raise ValueError(
             f"the config of {config.name_or_path} has an auto_map that names code of its own for "
             f"{named[0]}, and a pruned model would be the {config.model_type} of Transformers; "
@@ -197,9 +197,13 @@ def _rebuilt(model: PreTrainedModel, plan: PruningPlan, gates: bool) -> PreTrain
     """Move tensors and buffers of a sliced base model into the class that can be reloaded."""
     architecture, config = find(model.config), config_of_cut(model, plan, gates=gates)
     config._attn_implementation = model.config._attn_implementation
-    if is_stock(config):
+    if is_stock(config.model_type):
         take_out_blocks(model, architecture, shape_of_cut(model, plan).kept)
-    made = stock_class(architecture) if is_stock(config) else model_class(architecture.family)
+    made = (
+        stock_class(architecture)
+        if is_stock(config.model_type)
+        else model_class(architecture.family)
+    )
     with torch.device("meta"):
         rebuilt = made(config)
     state = model.state_dict()

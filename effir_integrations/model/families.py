@@ -242,6 +242,11 @@ def find(config: PretrainedConfig) -> Architecture:
     return ARCHITECTURES[family]
 
 
+def is_stock(model_type: str) -> bool:
+    """Say whether a model type is of a family's own class, not of one of ours."""
+    return not model_type.startswith(PREFIX)
+
+
 def is_causal(config: PretrainedConfig) -> bool:
     """Say by the config alone whether tokens attend to the left only.
 

@@ -14,13 +14,13 @@ import torch
 
 from ..files import check_space
 from .apply import config_of_cut, cut, shape_of_cut
-from .families import Architecture, find
+from .families import Architecture, find, is_stock
 from .identity import BaseIdentity
 from .modeling import model_class, standalone_source, write_standalone
 from .plan import PruningPlan
 from .safetensors_files import StoredTensor
 from .shards import PlannedTensor, Shard, check_written, lay_out, write_shards, written_bytes
-from .stock import is_stock, take_out_blocks
+from .stock import take_out_blocks
 from .stored import StoredBase
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def rewrite_checkpoint(
     config, shards = _planned_output(source, plan, shard_bytes)
     check_space(out, _output_bytes(config, shards))
     config.save_pretrained(out)
-    if not is_stock(config):
+    if not is_stock(config.model_type):
         write_standalone(find(config), out)
     write_shards(shards, out, show_progress=show_progress)
     check_written(shards, out)
@@ -117,7 +117,7 @@ def _planned_output(
     plan.base.check_same(base.identity())
     cut(base.model, plan)
     config, numbers = config_of_cut(base.model, plan), list(range(plan.base.layers))
-    if is_stock(config):
+    if is_stock(config.model_type):
         numbers = shape_of_cut(base.model, plan).kept
         take_out_blocks(base.model, find(config), numbers)
     else:
@@ -127,7 +127,7 @@ def _planned_output(
 
 def _output_bytes(config: PretrainedConfig, shards: list[Shard]) -> int:
     texts = [config.to_json_string()]
-    if not is_stock(config):
+    if not is_stock(config.model_type):
         texts.append(standalone_source(find(config)))
     return written_bytes(shards) + sum(len(text.encode()) for text in texts)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from torch import nn
 
-from .families import PREFIX, Architecture
+from .families import Architecture
 from .surgery import model_layers
 
 if TYPE_CHECKING:
@@ -103,11 +103,6 @@ def stock_config(
             setattr(made, name, sum(layer < border for layer in kept))
     made.architectures = [f"{architecture.class_prefix}Model"]
     return made
-
-
-def is_stock(config: PretrainedConfig) -> bool:
-    """Say whether a config is of a family's own class, not of one of ours."""
-    return not config.model_type.startswith(PREFIX)
 
 
 def stock_class(architecture: Architecture) -> Any:

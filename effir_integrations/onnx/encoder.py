@@ -36,14 +36,27 @@ class GraphEncoder(ABC):
     batch_tokens: int = 4096
     """Padded tokens of a batch, at most; a longer text has a batch of its own."""
 
-    def __init__(self, folder: str | Path) -> None:
-        """Read what lies beside the graph.
+    def __init__(self, folder: str | Path, *, file: Path, to: str, threads: int | None) -> None:
+        """Find the graph, and read what lies beside it.
+
+        Args:
+            folder: That `effir convert` wrote.
+            file: The graph, relative to it.
+            to: The format, for the error.
+            threads: That the runtime is to take.
 
         Raises:
-            FileNotFoundError: It is no converted folder.
-            ValueError: A file is damaged.
+            FileNotFoundError: It is no such folder.
+            ValueError: A file is damaged, or `threads` is below 1.
         """
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads={threads} must be at least 1")
         self.folder = Path(folder)
+        self._path = self.folder / file
+        if not self._path.is_file():
+            raise FileNotFoundError(
+                f"{self._path} is not there; write the folder by: effir convert MODEL OUT --to {to}"
+            )
         self._settings = FolderSettings.read(self.folder)
         self._tokenizer = read_tokenizer(self.folder, self._settings)
         self._pad_id: int = self._tokenizer.token_to_id(self._settings.pad_token)
@@ -226,13 +239,3 @@ def _batches(ids: Sequence[Sequence[int]], batch_tokens: int) -> Iterator[list[i
         padding += more
     if batch:
         yield batch
-
-
-def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that no runtime takes.
-
-    Raises:
-        ValueError: It is below 1.
-    """
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads} must be at least 1")

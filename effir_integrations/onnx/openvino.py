@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..extras import import_extra
-from .encoder import PROMPT_LENGTH, GraphEncoder, check_threads
+from .encoder import PROMPT_LENGTH, GraphEncoder
 
 FILE = Path("openvino") / "openvino_model.xml"
 
@@ -42,22 +42,16 @@ class OpenVinoEncoder(GraphEncoder):
             ImportError: openvino or tokenizers is not installed.
             ValueError: A file is damaged.
         """
-        check_threads(threads)
         openvino = import_extra("openvino", "openvino")
-        path = Path(folder) / FILE
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is not there; write the folder by: effir convert MODEL OUT --to openvino"
-            )
-        super().__init__(folder)
+        super().__init__(folder, file=FILE, to="openvino", threads=threads)
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
         if threads is not None:
             options["INFERENCE_NUM_THREADS"] = threads
         try:
-            self._model = openvino.Core().compile_model(str(path), device, options)
+            self._model = openvino.Core().compile_model(str(self._path), device, options)
         except RuntimeError as error:
             raise ValueError(
-                f"{path} cannot be compiled by OpenVINO {openvino.__version__} for {device} "
+                f"{self._path} cannot be compiled by OpenVINO {openvino.__version__} for {device} "
                 f"({' '.join(str(error).split())[:300]}); convert the model again"
             ) from error
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..extras import import_extra
-from .encoder import OUTPUT, PROMPT_LENGTH, GraphEncoder, check_threads
+from .encoder import OUTPUT, PROMPT_LENGTH, GraphEncoder
 
 FILE = Path("onnx") / "model.onnx"
 _ERRORS_ONLY = 3
@@ -48,14 +48,8 @@ class OnnxEncoder(GraphEncoder):
             ImportError: onnxruntime or tokenizers is not installed.
             ValueError: A file is damaged.
         """
-        check_threads(threads)
         runtime = import_extra("onnxruntime", "onnx")
-        path = Path(folder) / FILE
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"{path} is not there; write the folder by: effir convert MODEL OUT --to onnx"
-            )
-        super().__init__(folder)
+        super().__init__(folder, file=FILE, to="onnx", threads=threads)
         options = runtime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         # plans for memory are kept by shape, and texts come in all of them
@@ -64,10 +58,10 @@ class OnnxEncoder(GraphEncoder):
             options.intra_op_num_threads = threads
         chosen = ["CPUExecutionProvider"] if providers is None else list(providers)
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=chosen)
+            self._session = runtime.InferenceSession(str(self._path), options, providers=chosen)
         except Exception as error:  # of pybind, with classes of its own
             raise ValueError(
-                f"{path} cannot be opened by onnxruntime {runtime.__version__} "
+                f"{self._path} cannot be opened by onnxruntime {runtime.__version__} "
                 f"({' '.join(str(error).split())[:300]}); convert the model again"
             ) from error
 

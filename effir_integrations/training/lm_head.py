@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..encoder.folder import source_of
 from ..encoder.sources import config_place, find_source
-from ..model.families import PREFIX, find
+from ..model.families import find, is_stock
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ def lm_head(encoder: SentenceTransformer) -> torch.Tensor:
     if config.tie_word_embeddings:
         weight: torch.Tensor = model.get_input_embeddings().weight
         return weight
-    stored = None if config.model_type.startswith(PREFIX) or not place else _stored(model, place)
+    stored = _stored(model, place) if place and is_stock(config.model_type) else None
     if stored is None:
         raise ValueError(
             f"{place or 'the model'} was written without its language-modelling head, and its "

@@ -12,6 +12,7 @@ import sys
 import fresh
 import pytest
 import torch
+from fresh import ABSENT
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_model
 from transformers import AutoConfig, AutoModel
@@ -42,13 +43,6 @@ save_file(out, sys.argv[1] + "/out.safetensors")
 {after}
 """
 NOT_IMPORTED = "assert not any(m.startswith('effir_integrations') for m in sys.modules)"
-ABSENT = """
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "effir_integrations":
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-"""
 
 
 def pruned(family, seed=0):
