@@ -1,4 +1,4 @@
-"""Make a retriever of SmolLM2-135M, an open decoder LLM, from texts, on a CPU.
+"""Make a retriever of SmolLM2-135M, an open decoder LLM, from texts, on a CPU or a GPU.
 
     python recipes/train_smollm2.py --work WORK --beir BEIR --fetch
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if decoder is None:
         decoder = str(work / "smollm2")
         if not (work / "smollm2").is_dir():
-            source.unpack(work / "smollm2")
+            source.fetch_decoder(work / "smollm2")
     made = train_smollm2(
         work,
         options.beir,

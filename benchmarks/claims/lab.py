@@ -57,7 +57,7 @@ class Lab:
         self.calibration = load_calibration()
         narrow = options.dtype == "auto" and has_bf16(options.device or "cpu")
         self.dtype = ("bf16" if narrow else "fp32") if options.dtype == "auto" else options.dtype
-        self.rows = Rows(self.work / ROWS_FILE)
+        self.rows = Rows(self.work / ROWS_FILE, options.device)
 
     @cached_property
     def pooling(self) -> str:

@@ -23,8 +23,9 @@ class NotMeasured(LookupError):
 class Rows:
     """What was measured so far, in a file that is whole at any moment."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, device: str | None = None) -> None:
         self.path = path
+        self.device = device
         self.rows: dict[str, Any] = {}
         if path.is_file():
             self.rows = read_json(path, "rows of this script")
@@ -66,7 +67,7 @@ class Rows:
                 "values": values,
                 "seconds": round(time.perf_counter() - start, 1),
                 "date": date.today().isoformat(),
-                "environment": {"processor": processor(), **environment()},
+                "environment": {"processor": processor(self.device), **environment()},
                 "threads": torch.get_num_threads(),
             }
             write_json(self.path, self.rows)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from subset import subset
 
 from effir_integrations.data.beir import RetrievalData, load_beir
@@ -28,8 +29,10 @@ def content_hash(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def processor() -> str:
-    """Return the name of the processor, and how many of its threads there are."""
+def processor(device: str | None = None) -> str:
+    """Return the name of the GPU, or of the processor and how many of its threads there are."""
+    if device is not None and device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
     path = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", path.read_text()) if path.is_file() else []
     return f"{len(names)} x {names[0]}" if names else platform.processor() or platform.machine()

