@@ -21,6 +21,7 @@ _FULL_WORDS = (
     "file write failed",
     "PytorchStreamWriter failed",
     "unexpected pos",
+    " requested and ",
 )
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from verbs import effir, effir_json, refused
 
 from effir_integrations import convert, load
-from effir_integrations.conversion import onnx_file, to_onnx
+from effir_integrations.conversion import onnx_file, to_gguf, to_onnx
 from effir_integrations.encoder.history import read_history
 
 pytest.importorskip("onnxscript")
@@ -288,7 +288,11 @@ def test_a_family_without_a_row_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("to", "package", "extra"),
-    [("onnx", "onnxscript", "onnx"), ("openvino", "openvino", "openvino")],
+    [
+        ("onnx", "onnxscript", "onnx"),
+        ("openvino", "openvino", "openvino"),
+        ("gguf-ids", "gguf", "gguf"),
+    ],
 )
 def test_a_missing_package_is_named_with_its_extra(
     to, package, extra, folder, tmp_path, monkeypatch
@@ -310,9 +314,14 @@ def interrupted(*given):
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_conversion_leaves_nothing(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_file, "_save", interrupted)
-    message = refused("convert", folder, tmp_path / "out", "--to", "onnx", code=130)
+@pytest.mark.parametrize(
+    ("to", "module", "name"), [("onnx", onnx_file, "_save"), ("gguf-ids", to_gguf, "write_file")]
+)
+def test_an_interrupted_conversion_leaves_nothing(to, module, name, folder, tmp_path, monkeypatch):
+    if to == "gguf-ids":
+        pytest.importorskip("gguf")
+    monkeypatch.setattr(module, name, interrupted)
+    message = refused("convert", folder, tmp_path / "out", "--to", to, code=130)
     assert "nothing half-written was left" in message
     assert list(tmp_path.iterdir()) == []
 
