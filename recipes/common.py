@@ -21,8 +21,8 @@ from effir_integrations.demo.docstrings import build_docstring_corpus
 from effir_integrations.encoder.mini import MINI
 from effir_integrations.encoder.precision import PRECISIONS
 from effir_integrations.evaluation.compare import search_table
-from effir_integrations.evaluation.evaluate import (
-    Evaluation,
+from effir_integrations.evaluation.evaluate import Evaluation
+from effir_integrations.evaluation.models import (
     check_model,
     model_bytes,
     non_embedding_parameters,

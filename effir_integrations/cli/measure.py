@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .. import errors
 from . import console
 from .app import verb
-from .options import Data, DropSameId, Dtype, Json, MaxLength, Model, Quiet, Split
+from .options import Data, Documents, DropSameId, Dtype, Json, MaxLength, Model, Quiet, Split
 
 
 @verb("evaluate")
 def evaluate_command(
     model: Model,
     data: Data,
+    documents: Documents = None,
     split: Split = "test",
     drop_same_id: DropSameId = "auto",
     max_length: MaxLength = None,
@@ -27,28 +28,38 @@ def evaluate_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Encode a BEIR corpus, search it exactly, and score it: nDCG@10, R@100, RR@10, speed."""
-    from ..evaluation.compare import comparison_table
+    """Encode a BEIR corpus, search it exactly, and score it: nDCG@10, R@100, RR@10, speed.
+
+    With --documents FULL the index of FULL is kept: a table of FULL alone, of MODEL's queries on
+    FULL's documents, and of MODEL alone.
+    """
+    from ..evaluation.compare import compare, comparison_table
     from ..evaluation.evaluate import evaluate
 
+    if documents is not None and run_file is not None:
+        raise ValueError("--run-file is of one ranking; leave it or --documents out")
     errors.quiet_libraries()
-    result = evaluate(
-        model,
-        data,
-        split=split,
-        drop_same_id=drop_same_id,
-        max_length=max_length,
-        dtype=dtype,
-        run_path=run_file,
-        show_progress=not (quiet or as_json),
-    )
-    console.show(result.to_json() if as_json else comparison_table([result]), as_json, quiet)
+    how: dict[str, Any] = {
+        "split": split,
+        "drop_same_id": drop_same_id,
+        "max_length": max_length,
+        "dtype": dtype,
+        "show_progress": not (quiet or as_json),
+    }
+    if documents is not None:
+        results = compare([model], data, documents=documents, speed_rounds=0, **how)
+    else:
+        results = [evaluate(model, data, run_path=run_file, **how)]
+    rows = [x.to_json() for x in results]
+    content = comparison_table(results) if not as_json else rows if documents else rows[0]
+    console.show(content, as_json, quiet)
 
 
 @verb("compare")
 def compare_command(
     models: Annotated[list[str], typer.Argument(help="Models; the first one is the measure.")],
     data: Data,
+    documents: Documents = None,
     split: Split = "test",
     drop_same_id: DropSameId = "auto",
     max_length: MaxLength = None,
@@ -56,13 +67,18 @@ def compare_command(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Lay models side by side: size, quality as a share of the first, and speed."""
+    """Lay models side by side: size, quality as a share of the first, and speed.
+
+    With --documents FULL, FULL is the first, and every model answers from FULL's documents and from
+    its own.
+    """
     from ..evaluation.compare import compare, comparison_table
 
     errors.quiet_libraries()
     results = compare(
         models,
         data,
+        documents=documents,
         split=split,
         drop_same_id=drop_same_id,
         max_length=max_length,

@@ -26,6 +26,12 @@ MaxLength = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens a text is cut to. Default: the model's own limit."),
 ]
+Documents = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FULL", help="Model whose documents are searched, as if its index were kept."
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="auto (the checkpoint's own), fp32, bf16 or fp16.")]
 FromDisk = Annotated[
     bool,

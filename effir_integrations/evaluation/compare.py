@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from effir_integrations.data.beir import RetrievalData, check_drop_same_id, retrieval_data
-from effir_integrations.evaluation.evaluate import Evaluation, check_model, evaluate, load_model
+from effir_integrations.evaluation.encoded import Encoded, Settings, encode_data
+from effir_integrations.evaluation.evaluate import Evaluation, score
+from effir_integrations.evaluation.models import check_model, load_model
 from effir_integrations.evaluation.retrieval import METRICS
 from effir_integrations.evaluation.speed import Speed, interleaved_speed
 
+from ..extras import import_extra
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ def compare(
     models: Sequence[SentenceTransformer | str | Path],
     data: RetrievalData | str | Path,
     *,
+    documents: SentenceTransformer | str | Path | None = None,
     split: str = "test",
     drop_same_id: str | None = None,
     max_length: int | None = None,
@@ -60,6 +64,8 @@ def compare(
     Args:
         models: Folders, hub names or loaded models.
         data: BEIR folder or hub dataset (see `load_beir`), or data that are loaded already.
+        documents: The model whose index is kept: the first row, and what the others are measured
+            against. Each of them answers from that model's documents and from its own.
         split: As in `evaluate`.
         drop_same_id: As in `evaluate`.
         max_length: As in `evaluate`.
@@ -72,7 +78,8 @@ def compare(
         show_progress: Draw progress bars.
 
     Returns:
-        One evaluation a model, in the order given.
+        One evaluation a model, in the order given; with `documents`, one of that model and then
+        two a model, on that one's documents first.
 
     Raises:
         FileNotFoundError: If data or a model are not there.
@@ -80,28 +87,25 @@ def compare(
     """
     _check_counts(len(models), speed_rounds, speed_documents, speed_queries)
     check_drop_same_id(drop_same_id or "auto")
-    for model in models:
+    compared = [*models] if documents is None else [documents, *models]
+    for model in compared:
         check_model(model, dtype, device)
+    import_extra("ir_measures")
     data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
-    evaluations = [
-        evaluate(
-            model,
-            data,
-            max_length=max_length,
-            batch_size=batch_size,
-            dtype=dtype,
-            device=device,
-            show_progress=show_progress,
-        )
-        for model in progress_bar(models, desc="Evaluating", unit="model", shown=show_progress)
-    ]
+    settings = Settings(batch_size=batch_size, max_length=max_length, dtype=dtype, device=device)
+    kept: Encoded | None = None
+    evaluations = []
+    for model in progress_bar(compared, desc="Evaluating", unit="model", shown=show_progress):
+        found = encode_data(model, data, settings, show_progress=show_progress)
+        if kept is not None:
+            evaluations.append(score(found, data, kept, show_progress=show_progress))
+        evaluations.append(score(found, data, show_progress=show_progress))
+        if documents is not None and kept is None:
+            kept = found
     if speed_rounds == 0:
         return evaluations
-    loaded = [
-        load_model(model, max_length=max_length, dtype=dtype, device=device) for model in models
-    ]
     speeds = interleaved_speed(
-        loaded,
+        [load_model(x, max_length=max_length, dtype=dtype, device=device) for x in compared],
         _sample(data.documents, speed_documents),
         _sample(data.queries, speed_queries),
         rounds=speed_rounds,
@@ -109,7 +113,15 @@ def compare(
         max_length=max_length,
         show_progress=show_progress,
     )
-    return [_with_speed(*pair) for pair in zip(evaluations, speeds, strict=True)]
+    if documents is None:
+        return [_with_speed(*pair) for pair in zip(evaluations, speeds, strict=True)]
+    first, *rest = speeds
+    rows = [first, *(row for own in rest for row in (_on_documents_of(first, own), own))]
+    return [_with_speed(*pair) for pair in zip(evaluations, rows, strict=True)]
+
+
+def _on_documents_of(full: Speed, own: Speed) -> Speed:
+    return dataclasses.replace(own, documents_per_second=full.documents_per_second)
 
 
 def _check_counts(models: int, rounds: int, documents: int, queries: int) -> None:
@@ -152,11 +164,26 @@ def comparison_table(evaluations: Sequence[Evaluation]) -> WideTable:
     table = _table(evaluations, "model")
     table.add_figures(_FIGURES)
     first = evaluations[0]
-    for label, evaluation in zip(_labels([e.model for e in evaluations]), evaluations, strict=True):
+    for label, evaluation in zip(_row_labels(evaluations), evaluations, strict=True):
         table.add_row(escape(label), *_cells(evaluation))
         if evaluation is not first:
-            table.add_row("", *_shares(evaluation, first))
+            cosine = evaluation.query_cosine
+            below = "" if cosine is None else f"  cosine of queries {cosine:.4f}"
+            table.add_row(below, *_shares(evaluation, first))
     return table
+
+
+def _row_labels(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Name every row: its model, and whose documents it searched where they are another's."""
+    own = iter(_labels([e.model for e in evaluations if e.documents_by is None]))
+    names = list(dict.fromkeys(x for e in evaluations for x in (e.model, e.documents_by) if x))
+    short = dict(zip(names, _labels(names), strict=True))
+    return [
+        f"{short[e.model]}, on documents of {short[e.documents_by]}"
+        if e.documents_by
+        else next(own)
+        for e in evaluations
+    ]
 
 
 def search_table(evaluations: Sequence[Evaluation]) -> WideTable:

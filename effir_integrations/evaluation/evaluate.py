@@ -5,20 +5,21 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
 from effir_integrations.data.beir import RetrievalData, check_drop_same_id, retrieval_data
-from effir_integrations.encoder.search_vectors import inner_product_is_similarity
-from effir_integrations.encoder.tokenization import token_limit
+from effir_integrations.evaluation.encoded import (
+    Encoded,
+    Settings,
+    check_comparable,
+    encode_data,
+    query_cosine,
+)
+from effir_integrations.evaluation.models import check_model
 from effir_integrations.evaluation.retrieval import check_run_ids, rank, score_queries, write_run
-from effir_integrations.evaluation.speed import encode_timed, query_latency
 from effir_integrations.extras import import_extra
-from effir_integrations.files import folder_bytes
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -67,6 +68,10 @@ class Evaluation:
     None without an encoder."""
     drops_same_id: bool = False
     """Whether the document of a query's own id was left out of what it finds."""
+    documents_by: str | None = None
+    """Name or folder of the model that encoded the documents, where that is another one."""
+    query_cosine: float | None = None
+    """Mean cosine of the queries' vectors to those of the model that encoded the documents."""
     ndcg_by_query: dict[str, float] = dataclasses.field(
         default_factory=dict, repr=False, compare=False
     )
@@ -83,6 +88,7 @@ def evaluate(
     model: SentenceTransformer | str | Path,
     data: RetrievalData | str | Path,
     *,
+    documents: SentenceTransformer | str | Path | None = None,
     split: str = "test",
     drop_same_id: str | None = None,
     max_length: int | None = None,
@@ -101,6 +107,8 @@ def evaluate(
     Args:
         model: Folder, hub name or loaded model.
         data: BEIR folder or hub dataset (see `load_beir`), or data that are loaded already.
+        documents: Another model that encodes the documents, such as the full one whose index is
+            kept; it encodes the queries as well, to be compared with. Default: the same model.
         split: Judgements to use; loaded data have a split of their own.
         drop_same_id: "yes" leaves the document of a query's own id out of what it finds, "no" keeps
             it, "auto" looks at the judgements (see `RetrievalData.drops_same_id`). None is "auto",
@@ -117,7 +125,8 @@ def evaluate(
 
     Raises:
         FileNotFoundError: If data or model are not there.
-        ValueError: If an argument, a line of the data or the model's similarity cannot be used.
+        ValueError: If an argument, a line of the data or the model's similarity cannot be used, or
+            the two models' vectors cannot be compared.
         ImportError: If an optional package is missing.
     """
     if batch_size < 1 or (max_length is not None and max_length < 1):
@@ -125,150 +134,76 @@ def evaluate(
             f"batch_size={batch_size}, max_length={max_length}; both must be at least 1."
         )
     check_drop_same_id(drop_same_id or "auto")
-    check_model(model, dtype, device)
+    for each in (model, documents):
+        if each is not None:
+            check_model(each, dtype, device)
     import_extra("ir_measures")
     data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
     if run_path is not None:
         check_run_ids([*data.queries, *data.documents])
-    loaded = load_model(model, max_length=max_length, dtype=dtype, device=device)
-    inner_product_is_similarity(loaded)
-    token_limit(loaded, max_length)  # refuses what the model does not take, before the clock starts
-    return _measure(loaded, model, data, batch_size, max_length, run_path, show_progress)
+    settings = Settings(batch_size=batch_size, max_length=max_length, dtype=dtype, device=device)
+    alone = documents is not None
+    ours = encode_data(model, data, settings, queries_alone=alone, show_progress=show_progress)
+    theirs = None
+    if documents is not None:
+        theirs = encode_data(documents, data, settings, show_progress=show_progress)
+    return score(ours, data, theirs, run_path=run_path, show_progress=show_progress)
 
 
-def load_model(
-    model: SentenceTransformer | str | Path,
+def score(
+    queries: Encoded,
+    data: RetrievalData,
+    documents: Encoded | None = None,
     *,
-    max_length: int | None = None,
-    dtype: str = "auto",
-    device: str | None = None,
-) -> SentenceTransformer:
-    """Load a model that is given by name or folder; hand back one that is loaded."""
-    if not isinstance(model, str | Path):
-        return model
-    from effir_integrations.encoder.loading import load
+    run_path: Path | None = None,
+    show_progress: bool = False,
+) -> Evaluation:
+    """Search vectors exactly, and score what is found.
 
-    return load(str(model), device=device, dtype=dtype, max_length=max_length)
-
-
-def _configuration(model: SentenceTransformer) -> Any:
-    return getattr(model.transformers_model, "config", None)
-
-
-def check_model(model: SentenceTransformer | str | Path, dtype: str, device: str | None) -> None:
-    """Refuse what cannot be a model, or settings that it cannot take, without loading it.
+    Args:
+        queries: What a model gave of the data.
+        data: The same data.
+        documents: What another model gave of them, whose documents are searched instead.
+        run_path: As in `evaluate`.
+        show_progress: Draw progress bars.
 
     Raises:
-        FileNotFoundError: If there is no such model, here or on the hub, or weights are missing.
-        ValueError: If `dtype` is unknown, or `dtype` or `device` is given for a loaded model.
+        ValueError: The two models' vectors cannot be compared.
     """
-    from effir_integrations.encoder.loading import DTYPES
-    from effir_integrations.encoder.sources import find_source, read_config
-
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}.")
-    if not isinstance(model, str | Path):
-        if dtype != "auto" or device is not None:
-            raise ValueError(
-                f"dtype={dtype!r} and device={device!r} are for a model given by name; call "
-                "model.to(...) on a loaded one."
-            )
-    else:
-        read_config(find_source(model))
-
-
-def _measure(
-    model: SentenceTransformer,
-    source: SentenceTransformer | str | Path,
-    data: RetrievalData,
-    batch_size: int,
-    max_length: int | None,
-    run_path: Path | None,
-    show_progress: bool,
-) -> Evaluation:
-    from effir_integrations.encoder.encoder import Encoder
-
-    name, size = model_name(source), model_bytes(model, source)
-    queries, documents = list(data.queries.values()), list(data.documents.values())
-    latency = query_latency(model, queries, max_length=max_length)
-    timed = partial(
-        encode_timed,
-        model,
-        batch_size=batch_size,
-        max_length=max_length,
-        show_progress=show_progress,
-    )
-    query_vectors, queries_per_second = timed(queries, kind="query")
-    document_vectors, documents_per_second = timed(documents, kind="document")
+    searched = queries if documents is None else documents
+    check_comparable(queries, searched)
+    if searched.documents is None:
+        raise ValueError(f"{searched.model} encoded no documents; encode them to search them")
     run = rank(
         list(data.documents),
-        document_vectors,
+        searched.documents,
         list(data.queries),
-        query_vectors,
+        queries.queries,
         drop_same_id=data.drops_same_id,
         show_progress=show_progress,
     )
     if run_path is not None:
-        write_run(run, run_path, tag=_tag(name))
+        write_run(run, run_path, tag="_".join(Path(queries.model).name.split()) or "run")
     by_query = score_queries(data.qrels, run)
     return Evaluation(
-        model=name,
+        model=queries.model,
         data=data.name,
         split=data.split,
         metrics={metric: fmean(values.values()) for metric, values in by_query.items()},
         ndcg_by_query=by_query["nDCG@10"],
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        bytes=size,
-        documents=len(documents),
-        queries=len(queries),
-        documents_per_second=documents_per_second,
-        queries_per_second=queries_per_second,
-        query_latency_ms=1000 * latency,
-        max_length=token_limit(model, max_length),
-        batch_size=None if isinstance(model, Encoder) else batch_size,
-        dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-        device=str(model.device),
-        non_embedding_parameters=non_embedding_parameters(model),
+        parameters=queries.parameters,
+        bytes=queries.bytes,
+        documents=len(data.documents),
+        queries=len(data.queries),
+        documents_per_second=searched.documents_per_second,
+        queries_per_second=queries.queries_per_second,
+        query_latency_ms=1000 * queries.query_latency,
+        max_length=queries.max_length,
+        batch_size=queries.batch_size,
+        dtype=queries.dtype,
+        device=queries.device,
+        non_embedding_parameters=queries.non_embedding_parameters,
         drops_same_id=data.drops_same_id,
+        documents_by=None if documents is None else documents.model,
+        query_cosine=None if documents is None else query_cosine(queries, documents),
     )
-
-
-def non_embedding_parameters(model: nn.Module) -> int:
-    """Return the number of parameters that lie in no embedding table."""
-    tables = {
-        parameter
-        for module in model.modules()
-        if isinstance(module, nn.Embedding)
-        for parameter in module.parameters()
-    }
-    return sum(parameter.numel() for parameter in model.parameters() if parameter not in tables)
-
-
-def model_name(model: SentenceTransformer | str | Path) -> str:
-    """Return the name or folder as given, or where a loaded model says it comes from."""
-    if isinstance(model, str | Path):
-        return str(model)
-    return getattr(_configuration(model), "name_or_path", "") or type(model).__name__
-
-
-def _tag(name: str) -> str:
-    return "_".join(Path(name).name.split()) or "run"
-
-
-def model_bytes(model: SentenceTransformer, source: SentenceTransformer | str | Path) -> int:
-    """Sum the files of the model's folder, or the tensors of a loaded model, which may differ."""
-    from huggingface_hub import snapshot_download
-
-    from effir_integrations.encoder.sources import config_place, find_source
-    from effir_integrations.model.peft_folder import find_adapter
-
-    # of an adapter, most lies in the folder of its base
-    if not isinstance(source, str | Path) or find_adapter(config_place(find_source(source))):
-        tensors = model.state_dict().values()
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    folder = Path(find_source(source))
-    if folder.is_dir():
-        return folder_bytes(folder)
-    # A short name such as "all-MiniLM-L6-v2" is completed while loading.
-    name = getattr(_configuration(model), "name_or_path", "") or str(source)
-    return folder_bytes(Path(snapshot_download(name, local_files_only=True)))

@@ -37,7 +37,7 @@ from claims.variants import FULL, Quality, Variant
 from subset import subset
 from tiny import WORDS, save_bare
 
-import effir_integrations.evaluation.evaluate
+import effir_integrations.evaluation.encoded
 from effir_integrations import load
 
 SMALLEST = [
@@ -107,7 +107,7 @@ def finished(line):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claims_lab, "measure_quality", counted)
         # not on the page, and most of the time of an evaluation this small
-        patch.setattr(effir_integrations.evaluation.evaluate, "query_latency", lambda *_, **__: 0.0)
+        patch.setattr(effir_integrations.evaluation.encoded, "query_latency", lambda *_, **__: 0.0)
         killed_after = 30
         with pytest.raises(KeyboardInterrupt):
             claims.main([*line, "--claims", "1", "2"])

@@ -25,7 +25,7 @@ from effir_integrations.encoder.mini import mini_path
 from effir_integrations.encoder.model_files import identify_files
 from effir_integrations.encoder.peft_merge import merge
 from effir_integrations.encoder.sources import find_architecture
-from effir_integrations.evaluation.evaluate import model_bytes
+from effir_integrations.evaluation.models import model_bytes
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.peft_folder import find_adapter
 from effir_integrations.training.score import score
