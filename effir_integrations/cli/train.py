@@ -200,7 +200,8 @@ def distill_command(
         str | None,
         typer.Option(
             help="Texts to follow it on: a .jsonl or .txt file, a BEIR folder (its corpus), a "
-            "datasets name. Default: the 256 texts shipped with the package, which are few."
+            "datasets name. Default: none where --queries is given, else the 256 texts shipped "
+            "with the package, which are few."
         ),
     ] = None,
     text_count: Annotated[
@@ -208,7 +209,10 @@ def distill_command(
     ] = None,
     queries: Annotated[
         str | None,
-        typer.Option(help="More texts, read with the model's query prompt: a .jsonl or .txt file."),
+        typer.Option(
+            help="Texts read with the model's query prompt: a .jsonl or .txt file. Alone, they "
+            "train a query encoder for an index that is kept."
+        ),
     ] = None,
     model: Base = None,
     bidirectional: Bidirectional = False,

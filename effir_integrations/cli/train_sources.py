@@ -57,18 +57,30 @@ def load_texts(
     queries: str | None,
     show_progress: bool,
 ) -> Calibration:
-    """Return documents and queries as they are encoded, prompts in front."""
+    """Return documents and queries as they are encoded, prompts in front.
+
+    Where queries alone are named, they are all there is: a query encoder needs no documents.
+
+    Raises:
+        ValueError: So many documents are asked for, and none are named beside the queries.
+    """
     from ..data.calibration import load_calibration
     from ..encoder.encoder import role_prompt
 
     def prompted(texts: Calibration, role: str) -> list[str]:
         return [role_prompt(encoder, role) + text for text in texts.texts]
 
-    chosen = load_calibration(documents, limit=count, show_progress=show_progress)
-    texts, source = prompted(chosen, "document"), chosen.source
+    texts, sources = [], []
+    if documents is not None or queries is None:
+        chosen = load_calibration(documents, limit=count, show_progress=show_progress)
+        texts, sources = prompted(chosen, "document"), [chosen.source]
+    elif count is not None:
+        raise ValueError(
+            f"--text-count {count} is of --texts, which is not given; name them, or leave it out"
+        )
     if queries is not None:
         asked = load_calibration(queries, limit=None, show_progress=show_progress)
         texts += prompted(asked, "query")
-        source = f"{source} and {asked.source}"
-    made: Calibration = replace(load_calibration(texts, limit=None), source=source)
+        sources.append(asked.source)
+    made: Calibration = replace(load_calibration(texts, limit=None), source=" and ".join(sources))
     return made

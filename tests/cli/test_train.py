@@ -135,6 +135,17 @@ def test_distill_follows_the_base_it_was_pruned_from(run_folder, base, tmp_path)
     assert made["log"][-1]["vectors"] > 0
 
 
+def test_queries_alone_train_a_query_encoder(run_folder, tmp_path):
+    queries = tmp_path / "queries.txt"
+    queries.write_text("\n".join(WORDS[20:36]))
+    made = effir_json("distill", run_folder, tmp_path / "out", "--queries", queries, *QUICK)
+    assert (made["data"]["examples"], made["data"]["source"]) == (16, str(queries))
+    told = refused(
+        "distill", run_folder, tmp_path / "b", "--queries", queries, "--text-count", 4, *QUICK
+    )
+    assert "--text-count 4 is of --texts" in told and not (tmp_path / "b").exists()
+
+
 def test_a_language_model_is_adapted_and_then_fine_tuned_with_attention_both_ways(train, tmp_path):
     tied = save_bare("llama", tmp_path / "tied", tie_word_embeddings=True)
     texts = tmp_path / "texts.jsonl"
