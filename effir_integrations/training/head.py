@@ -1,4 +1,4 @@
-"""A Dense module from the decoder's pooled states to the teacher's vectors, by least squares."""
+"""A Dense module from an encoder's vectors to those of a teacher, by least squares."""
 
 from __future__ import annotations
 
@@ -7,45 +7,67 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
-from effir_integrations import Encoder
+from ..encoder.encoder import Encoder
+from ..encoder.tokenization import cut_to
 
 logger = logging.getLogger(__name__)
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""Of the ridge, as shares of the states' mean variance; held-out texts choose."""
+"""Of the ridge, as shares of the vectors' mean variance; held-out texts choose."""
 _HELD_OUT = 0.1
 
 
 def with_head(
-    encoder: Encoder, teacher: Any, ours: Sequence[str], theirs: Sequence[str], max_length: int
+    encoder: Any,
+    teacher: Any,
+    ours: Sequence[str],
+    theirs: Sequence[str],
+    *,
+    max_length: int | None = None,
 ) -> Encoder:
-    """Return the encoder with a Dense behind its pooling that gives the teacher's vectors, almost.
+    """Return the encoder with a Dense behind it that gives the teacher's vectors, almost.
+
+    A normalisation at the encoder's end gives way to one behind the Dense.
 
     Args:
-        encoder: Transformer and pooling, and perhaps a Dense and a Normalize of before.
+        encoder: Any `SentenceTransformer`; its modules are used, not copied.
         teacher: Whose vectors are learned.
         ours: Texts as the encoder reads them.
         theirs: The same texts as the teacher does.
-        max_length: Tokens that both cut them to.
+        max_length: Tokens that both cut them to. Default: to each one's own limit.
     """
-    pooled = Encoder(modules=list(encoder)[:2], prompts=encoder.prompts)
-    cut = {"max_length": max_length, "convert_to_tensor": True, "show_progress_bar": False}
-    states = pooled.encode(list(ours), **cut).double().cpu()
-    vectors = teacher.encode(list(theirs), **cut).double().cpu()
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    modules = list(encoder)
+    while isinstance(modules[-1], Normalize):
+        modules.pop()
+    kept = {
+        "prompts": encoder.prompts,
+        "default_prompt_name": encoder.default_prompt_name,
+        "similarity_fn_name": "cosine",
+    }
+    bare = Encoder(modules=modules, **kept)
+    states, vectors = (
+        model.encode(
+            list(texts),
+            convert_to_tensor=True,
+            show_progress_bar=False,
+            prompt="",
+            **cut_to(model, max_length),
+        )
+        .double()
+        .cpu()
+        for model, texts in ((bare, ours), (teacher, theirs))
+    )
     weight, bias, cosine = ridge(states, nn.functional.normalize(vectors, dim=-1))
     logger.info("head: cosine to the teacher %.4f on texts that it was not fitted to", cosine)
     dense = Dense(weight.shape[0], weight.shape[1], activation_function=nn.Identity())
     with torch.no_grad():
         dense.linear.weight.copy_(weight.T)
         dense.linear.bias.copy_(bias)
-    return Encoder(
-        modules=[*list(encoder)[:2], dense.to(encoder.device), Normalize()],
-        prompts=encoder.prompts,
-        similarity_fn_name="cosine",
-    )
+    return Encoder(modules=[*modules, dense.to(encoder.device), Normalize()], **kept)
 
 
 def ridge(states: torch.Tensor, vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
