@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .model.identity import BaseIdentity
     from .model.plan import ImportanceReport, PruningPlan
+    from .pairing.pair import pair
     from .pruning.analyze import analyze
     from .pruning.compress import compress
     from .pruning.config import CompressConfig, DropConfig, ReconstructConfig, SlimConfig
@@ -79,6 +80,7 @@ _HOMES = {
     "load_training": "data.training_examples",
     "mine": "training.mine",
     "mini_path": "encoder.mini",
+    "pair": "pairing.pair",
     "reconstruct": "pruning.reconstruct",
     "score": "training.score",
     "show": "cli.shown",
@@ -118,6 +120,7 @@ __all__ = [
     "load_training",
     "mine",
     "mini_path",
+    "pair",
     "reconstruct",
     "score",
     "show",

@@ -15,7 +15,7 @@ FLOORS = (
     {"onnx"},
     {"encoder"},
     {"corpus", "training", "evaluation"},
-    {"pruning", "adapters", "conversion"},
+    {"pruning", "adapters", "conversion", "pairing"},
     {"pyserini"},
     {"demo"},
     {"cli"},

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from . import convert, encode, measure, prune, train, train_data  # noqa: F401 - registers the verbs
+from . import (  # noqa: F401 - registers the verbs
+    convert,
+    encode,
+    measure,
+    pair,
+    prune,
+    train,
+    train_data,
+)
 from .app import app
 
 __all__ = ["app", "main"]
 
 _ORDER = (
-    "compress compare analyze drop slim reconstruct export convert adapt finetune distill mine "
-    "score encode evaluate show demo"
+    "compress compare analyze drop slim reconstruct export convert pair adapt finetune distill "
+    "mine score encode evaluate show demo"
 ).split()
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or ""))
 

@@ -48,14 +48,24 @@ def save(
         RuntimeError: The reloaded folder gives other vectors; nothing is left behind.
     """
     with new_folder(out, force=force, needed_bytes=saved_bytes(encoder)) as partial:
-        encoder.save_pretrained(str(partial), create_model_card=False)
-        save_tokenizer(encoder.tokenizer, partial)
-        write_history(partial, history, encoder._model_card_text)
-        reloaded = load(partial, device=str(encoder.device), dtype="auto")
-        check_same_vectors(encoder, reloaded)
+        reloaded = save_into(encoder, history, partial)
     model = transformer_model(reloaded)
     # it was loaded from where the folder lay before it got its name
     model.name_or_path = model.config.name_or_path = reloaded.tokenizer.name_or_path = str(out)
+    return reloaded
+
+
+def save_into(encoder: SentenceTransformer, history: Mapping[str, Any], partial: Path) -> Encoder:
+    """Write a finished encoder into a folder that has no name yet, and return what loads from it.
+
+    Raises:
+        RuntimeError: The reloaded folder gives other vectors.
+    """
+    encoder.save_pretrained(str(partial), create_model_card=False)
+    save_tokenizer(encoder.tokenizer, partial)
+    write_history(partial, history, encoder._model_card_text)
+    reloaded = load(partial, device=str(encoder.device), dtype="auto")
+    check_same_vectors(encoder, reloaded)
     return reloaded
 
 

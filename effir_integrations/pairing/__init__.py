@@ -1,0 +1,1 @@
+"""`pair`: a small encoder of queries and the full one of documents, in one folder."""
