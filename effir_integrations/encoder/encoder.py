@@ -62,15 +62,18 @@ class Encoder(SentenceTransformer):
         self._shortcuts: tuple[Any, Shortcuts] | None = None
         name = getattr(self.transformers_model, "name_or_path", "")
         check_finite(self.state_dict(), name or type(self).__name__)
-        limit = token_limit(self)
-        if limit is not None:  # written back, so that every path and every saved folder has it
-            self.max_seq_length = limit
+        self._keep_limit()
         if self.device.type != "cpu":
             self.batch_tokens, self.batch_padding = 32768, 4096
         elif isinstance(self.transformers_model, nn.Module):
             size = sum(x.numel() for x in self.transformers_model.parameters() if x.ndim == 2)
             # measured: 8 to 16 is best for a decoder of 600M parameters, 32 to 64 for MiniLM of 23M
             self.batch_padding = min(64, max(8, 1_000_000_000 // max(1, size)))
+
+    def _keep_limit(self) -> None:
+        limit = token_limit(self)
+        if limit is not None:  # written back, so that every path and every saved folder has it
+            self.max_seq_length = limit
 
     def find_shortcuts(self) -> Shortcuts:
         """Return what the fast path may leave out, tried on a few tokens.

@@ -17,6 +17,7 @@ from ..model.peft_folder import find_adapter
 from .call_lock import CallLock
 from .encoder import Encoder, transformer_model
 from .inference import TEXT_ONLY
+from .pair import is_pair, load_pair
 from .peft_merge import check_not_quantised, with_adapter
 from .precision import loading_options, quantise
 from .prefix import steady_length
@@ -67,7 +68,8 @@ def load(
 
     A Sentence Transformers folder keeps its own pooling, prompts, normalisation and length. A bare
     model gets last-token pooling and an EOS at the end of every text if it is causal (section 4.2),
-    mean pooling if it is not, and unit length. A LoRA adapter is merged into its base, and gets the
+    mean pooling if it is not, and unit length. Of a folder of `pair`, queries run one encoder and
+    documents the other. A LoRA adapter is merged into its base, and gets the
     modules of that where it brings none.
 
     Args:
@@ -100,6 +102,24 @@ def load(
     options = _precision_options(dtype, precision, device)
     if max_length is not None:
         check_length(max_length)
+    finish: dict[str, Any] = {"max_length": max_length, "precision": precision, "compile": compile}
+    if is_pair(name):
+        if pooling is not None or bidirectional or from_disk:
+            raise ValueError(
+                f"{name} holds two finished encoders; leave pooling, bidirectional and from_disk "
+                "out, or load one of them alone"
+            )
+        with _LOADING:
+            pair = load_pair(
+                Path(name),
+                model_kwargs={**options, "use_safetensors": True},
+                device=device,
+                prompts=prompts,
+                trust_remote_code=trust_remote_code,
+            )
+        for tower in pair.eval().towers():
+            _finish(tower, **finish)
+        return pair
     name = find_source(name)
     check_tokenizer(transformer_folder(Path(name)))
     shared: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -116,6 +136,18 @@ def load(
     config = transformer_model(encoder).config
     # Transformers 5.23 no longer writes it down, and before, a merged adapter had its base's
     config._commit_hash = hub_commit(name, revision)
+    return _finish(encoder, **finish, from_disk=from_disk)
+
+
+def _finish(
+    encoder: Encoder,
+    *,
+    max_length: int | None,
+    precision: str | None,
+    compile: bool,
+    from_disk: bool = False,
+) -> Encoder:
+    """Make an encoder of one transformer ready for use."""
     if max_length is not None:
         token_limit(encoder, max_length)
         encoder.max_seq_length = max_length

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _MARKS = ("config.json", "modules.json", ADAPTER)
 """A folder of a model holds one of these."""
+ROUTES = "router_config.json"
+"""In a folder of several encoders it says which texts go to which."""
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
@@ -128,6 +130,11 @@ def find_source(model: str | Path) -> str:
         raise FileNotFoundError(
             f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
             "Transformers model folder"
+        )
+    if (path / ROUTES).is_file():
+        raise ValueError(
+            f"{name} holds several encoders, which can be loaded to encode and evaluate, and no "
+            "more; give one of them alone, as `effir pair --apart` writes them"
         )
     place = transformer_folder(path)
     check_folder(path, place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +17,12 @@ from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.folder import PROBES, save_into, saved_bytes
 from ..encoder.history import history_at
 from ..encoder.loading import load
+from ..encoder.pair import copy_code
 from ..encoder.search_vectors import search_vectors
 from ..encoder.sources import find_source
 from ..encoder.tokenization import save_tokenizer, texts_without_tokens
 from ..files import claimed, new_folder, write_json
-from ..model.modeling import HISTORY_FILE, STANDALONE_FILE
+from ..model.modeling import HISTORY_FILE
 from ..model.peft_folder import with_bases
 from ..model.plan import versions
 from ..progress import progress_bar
@@ -209,7 +209,7 @@ def _write_pair(query: _Side, document: _Side, folder: Path, cosine: float) -> N
     firsts = {role: next(folder.glob(f"{role}_0_*")) for role in ROLES}
     for role, side in sides.items():
         save_tokenizer(side.encoder.tokenizer, firsts[role])
-    own_class = _copy_code(list(firsts.values()), folder)
+    own_class = copy_code(folder)
     parts = {
         role: {
             "name": side.tower.name,
@@ -232,18 +232,6 @@ def _write_pair(query: _Side, document: _Side, folder: Path, cosine: float) -> N
         base_card=document.encoder._model_card_text,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _copy_code(firsts: list[Path], folder: Path) -> bool:
-    """Copy the modelling file of a pruned tower to the root, where Transformers looks for it.
-
-    Returns:
-        Whether there is one.
-    """
-    files = [path for first in firsts if (path := first / STANDALONE_FILE).is_file()]
-    for path in files[:1]:
-        shutil.copyfile(path, folder / STANDALONE_FILE)
-    return bool(files)
 
 
 def _check_written(query: _Side, document: _Side, folder: Path) -> None:
