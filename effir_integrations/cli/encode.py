@@ -130,8 +130,11 @@ def _encode_here(
     _check_device(loading["device"])
     from ..encoder.encoder import role_prompt
     from ..encoder.loading import load
+    from ..encoder.pair import PairEncoder
 
     encoder = load(model, **loading)
+    if isinstance(encoder, PairEncoder):
+        encoder = encoder.tower(role)
     if options["prompt"] is None:
         options["prompt"] = role_prompt(encoder, role)
     return encode_to_file(encoder, source, out, **options)

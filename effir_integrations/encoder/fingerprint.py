@@ -26,6 +26,9 @@ def encoder_fingerprint(encoder: Any) -> str:
         encoder: A `SentenceTransformer`, quantised or not, on any device but meta.
     """
     digest = hashlib.sha256()
+    if hasattr(encoder, "towers"):
+        _add(digest, [encoder_fingerprint(tower) for tower in encoder.towers()])
+        return digest.hexdigest()
     for module in encoder:
         configured = module.get_config_dict() if hasattr(module, "get_config_dict") else {}
         _add(digest, type(module).__name__, _without_limit(configured))

@@ -17,13 +17,13 @@ from ..model.peft_folder import find_adapter
 from .call_lock import CallLock
 from .encoder import Encoder, transformer_model
 from .inference import TEXT_ONLY
-from .pair import is_pair, load_pair
+from .pair import load_pair
 from .peft_merge import check_not_quantised, with_adapter
 from .precision import loading_options, quantise
 from .prefix import steady_length
 from .shapes import LENGTHS, Shapes
 from .shortcuts import attend_both_ways, sees_left_only
-from .sources import config_place, find_source, hub_commit, read_config, transformer_folder
+from .sources import config_place, find_source, hub_commit, is_pair, read_config, transformer_folder
 from .tokenization import check_length, prepare_tokenizer, token_limit
 from .transformer import CheckedTransformer
 

@@ -33,9 +33,9 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
         FileNotFoundError: There is no such model, here or on the hub, or a weight file is missing.
         ValueError: A weight file is damaged.
     """
-    from .sources import config_place, find_source, hub_commit, read_config
+    from .sources import config_place, find_encoder, hub_commit, read_config
 
-    folder = Path(find_source(model))
+    folder = Path(find_encoder(model))
     config = None if folder.is_dir() else read_config(str(model), revision=revision)
     adapter = find_adapter(config_place(str(folder)), revision=revision)
     base = ""

@@ -10,15 +10,16 @@ from typing import Any
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Transformer
 
-from ..data.inputs import listed
 from ..files import inside, read_json
 from ..model.config_file import check_config, check_tokenizer
 from ..model.modeling import STANDALONE_FILE
 from ..model.safetensors_files import check_checkpoint
+from .call_lock import call_lock
 from .encoder import Encoder
+from .inference import limit_of_call
 from .shortcuts import Shortcuts
 from .sources import ROUTES
-from .tokenization import cut_to
+from .tokenization import cut_to, token_limit
 from .transformer import CheckedTransformer
 
 
@@ -62,17 +63,16 @@ class PairEncoder(Encoder):
             tower.find_shortcuts()
         return Shortcuts()
 
-    def encode(self, inputs: Any, *args: Any, max_length: int | None = None, **kwargs: Any) -> Any:
-        """Embed texts as `Encoder.encode` does, by the encoder of the `task`."""
-        cut = cut_to(self.tower(kwargs.get("task")), max_length)
-        return super().encode(listed(inputs), *args, **kwargs, **cut)
-
     def _inference(self, inputs: list[Any], **kwargs: Any) -> Any:
         tower = self.tower(kwargs.get("task"))
-        tower.batch_tokens, before = self.batch_tokens, tower.tokens_encoded
-        vectors = tower._inference(inputs, **kwargs)
-        self.batch_tokens = tower.batch_tokens
-        self.tokens_encoded += tower.tokens_encoded - before
+        limit = limit_of_call(kwargs)
+        if limit is not None:  # that of a call may be the other one's
+            kwargs |= cut_to(tower, min(limit, token_limit(tower) or limit))
+        with call_lock(self):
+            tower.batch_tokens, before = self.batch_tokens, tower.tokens_encoded
+            vectors = tower._inference(inputs, **kwargs)
+            self.batch_tokens = tower.batch_tokens
+            self.tokens_encoded += tower.tokens_encoded - before
         return vectors
 
     def _keep_limit(self) -> None:
@@ -97,11 +97,6 @@ def copy_code(folder: Path) -> bool:
     for path in files[:1]:
         shutil.copyfile(path, folder / STANDALONE_FILE)
     return bool(files)
-
-
-def is_pair(name: str | Path) -> bool:
-    """Say whether a name stands for a folder of several encoders."""
-    return (Path(name) / ROUTES).is_file()
 
 
 def load_pair(folder: Path, **options: Any) -> PairEncoder:

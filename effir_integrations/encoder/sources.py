@@ -131,7 +131,7 @@ def find_source(model: str | Path) -> str:
             f"{name} holds neither config.json nor modules.json; give a Hugging Face or Sentence "
             "Transformers model folder"
         )
-    if (path / ROUTES).is_file():
+    if is_pair(path):
         raise ValueError(
             f"{name} holds several encoders, which can be loaded to encode and evaluate, and no "
             "more; give one of them alone, as `effir pair --apart` writes them"
@@ -146,6 +146,21 @@ def find_source(model: str | Path) -> str:
     with blamed_on_base(adapter):
         find_source(adapter.base)
     return name
+
+
+def is_pair(name: str | Path) -> bool:
+    """Say whether a name stands for a folder of several encoders."""
+    return (Path(name) / ROUTES).is_file()
+
+
+def find_encoder(name: str | Path) -> str:
+    """Return what `find_source` does, and a folder of several encoders, which only encodes.
+
+    Raises:
+        FileNotFoundError: As of `find_source`.
+        ValueError: As of `find_source`.
+    """
+    return str(name) if is_pair(name) else find_source(name)
 
 
 def find_folder(model: str | Path) -> Path:

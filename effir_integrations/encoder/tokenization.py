@@ -127,6 +127,9 @@ def token_limit(encoder: SentenceTransformer, max_length: int | None = None) -> 
     Raises:
         ValueError: `max_length` is below 1, or more than the model has positions for.
     """
+    if hasattr(encoder, "towers"):  # each of a pair cuts to its own limit, if that is less
+        towers = encoder.towers()
+        return max((token_limit(x, max_length) for x in towers), key=lambda x: x or LARGE_INTEGER)
     model = encoder.transformers_model
     table = None if model is None else table_positions(model)
     limits = [limit for limit in (_own_limit(encoder), table, max_length) if limit is not None]

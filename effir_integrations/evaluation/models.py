@@ -40,7 +40,7 @@ def check_model(model: SentenceTransformer | str | Path, dtype: str, device: str
         ValueError: If `dtype` is unknown, or `dtype` or `device` is given for a loaded model.
     """
     from effir_integrations.encoder.loading import DTYPES
-    from effir_integrations.encoder.sources import find_source, read_config
+    from effir_integrations.encoder.sources import find_source, is_pair, read_config
 
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}.")
@@ -50,7 +50,7 @@ def check_model(model: SentenceTransformer | str | Path, dtype: str, device: str
                 f"dtype={dtype!r} and device={device!r} are for a model given by name; call "
                 "model.to(...) on a loaded one."
             )
-    else:
+    elif not is_pair(model):
         read_config(find_source(model))
 
 
@@ -76,14 +76,14 @@ def model_bytes(model: SentenceTransformer, source: SentenceTransformer | str | 
     """Sum the files of the model's folder, or the tensors of a loaded model, which may differ."""
     from huggingface_hub import snapshot_download
 
-    from effir_integrations.encoder.sources import config_place, find_source
+    from effir_integrations.encoder.sources import config_place, find_encoder
     from effir_integrations.model.peft_folder import find_adapter
 
     # of an adapter, most lies in the folder of its base
-    if not isinstance(source, str | Path) or find_adapter(config_place(find_source(source))):
+    if not isinstance(source, str | Path) or find_adapter(config_place(find_encoder(source))):
         tensors = model.state_dict().values()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    folder = Path(find_source(source))
+    folder = Path(find_encoder(source))
     if folder.is_dir():
         return folder_bytes(folder)
     # A short name such as "all-MiniLM-L6-v2" is completed while loading.

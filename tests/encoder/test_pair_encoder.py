@@ -10,10 +10,13 @@ import pytest
 from pruned_folder import PROMPTS, TEXTS, plan_for
 from sentence_transformers import SentenceTransformer
 from tiny import save_bare
-from verbs import refused
+from verbs import effir_json, refused
 
-from effir_integrations import Encoder, evaluate, export, load, load_beir, pair
+from effir_integrations import Encoder, export, load, pair
+from effir_integrations.adapters.lazy_encoder import LazyEncoder
+from effir_integrations.encoder.fingerprint import encoder_fingerprint
 from effir_integrations.encoder.inference import Inference
+from effir_integrations.encoder.search_vectors import search_vectors
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,12 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def encoders(folders):
     return [load(folder, device="cpu") for folder in folders]
+
+
+def pair_of(folders, first: int, second: int):
+    """Make another pair of the same encoders."""
+    out = folders[0].with_name(f"pair-{first}-{second}")
+    return pair(folders[first], folders[second], out).out
 
 
 def test_each_role_gives_what_its_encoder_gives_alone(encoders):
@@ -83,9 +92,32 @@ def test_it_is_saved_as_it_was_loaded(encoders, tmp_path):
         assert np.array_equal(found, expected)
 
 
-def test_it_is_evaluated_as_one_model(encoders, make_beir):
-    data = load_beir(make_beir())
-    assert evaluate(encoders[0], data) is not None
+def test_it_is_evaluated_and_encodes_as_one_model(folders, make_beir, tmp_path):
+    folder = make_beir()
+    assert effir_json("evaluate", folders[0], "--data", folder)
+    for role, alone in (("query", folders[1]), ("document", folders[2])):
+        made = []
+        for name in (folders[0], alone):
+            out = tmp_path / f"{role}-{name.name}.npy"
+            words = ["encode", name, "--data", folder, "--role", role, "--out", out]
+            effir_json(*words, "--precision", "fp32", "--device", "cpu")
+            made.append(np.load(out))
+        # few rows: the last bit may depend on where in memory the weights lie
+        np.testing.assert_allclose(*made, atol=1e-6)
+
+
+def test_adapters_take_it_and_know_its_files(folders):
+    adapter = LazyEncoder(folders[0], device="cpu", precision="fp32", max_length=24)
+    for role, alone in (("query", folders[1]), ("document", folders[2])):
+        expected = search_vectors(load(alone, device="cpu"), TEXTS, kind=role, max_length=24)
+        assert np.array_equal(adapter.embed(TEXTS, role), expected)
+    assert adapter.limit == 24
+
+
+def test_its_fingerprint_is_that_of_both(folders, encoders):
+    found = encoder_fingerprint(encoders[0])
+    assert found == encoder_fingerprint(load(folders[0], device="cpu"))
+    assert found != encoder_fingerprint(load(pair_of(folders, 2, 2), device="cpu"))
 
 
 def test_a_damaged_tower_is_refused_by_name(folders, tmp_path):
