@@ -32,7 +32,7 @@ class PairEncoder(Encoder):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        routes = self.router.sub_modules
+        routes: Any = self.router.sub_modules
         self._towers = {
             route: Encoder(
                 modules=list(modules),

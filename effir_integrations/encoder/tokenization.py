@@ -127,9 +127,10 @@ def token_limit(encoder: SentenceTransformer, max_length: int | None = None) -> 
     Raises:
         ValueError: `max_length` is below 1, or more than the model has positions for.
     """
-    if hasattr(encoder, "towers"):  # each of a pair cuts to its own limit, if that is less
-        towers = encoder.towers()
-        return max((token_limit(x, max_length) for x in towers), key=lambda x: x or LARGE_INTEGER)
+    towers: Any = getattr(encoder, "towers", None)
+    if towers is not None:  # each of a pair cuts to its own limit, if that is less
+        limits_of_both = [token_limit(tower, max_length) for tower in towers()]
+        return max(limits_of_both, key=lambda limit: limit or LARGE_INTEGER)
     model = encoder.transformers_model
     table = None if model is None else table_positions(model)
     limits = [limit for limit in (_own_limit(encoder), table, max_length) if limit is not None]

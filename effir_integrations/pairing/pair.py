@@ -82,7 +82,7 @@ class _Side:
     def stock(self) -> SentenceTransformer:
         """Return the same modules in the stock class."""
         return SentenceTransformer(
-            modules=list(self.encoder),
+            modules=_modules(self.encoder),
             prompts=self.tower.prompts,
             default_prompt_name=self.tower.default_prompt_name,
             device="cpu",
@@ -156,6 +156,10 @@ def _apart(out: Path) -> list[Path]:
     return [out.with_name(f"{out.name}-{kind}") for kind in ("queries", "documents")]
 
 
+def _modules(encoder: Any) -> list[Any]:
+    return list(encoder)
+
+
 def _check(query: Tower, document: Tower) -> None:
     check_one_space(query, document)
     check_code(query, document)
@@ -195,13 +199,13 @@ def _write_pair(query: _Side, document: _Side, folder: Path, cosine: float) -> N
     """Write the modules of both, with what stock libraries and people need to use them."""
     prompts, default = pair_prompts(query.tower, document.tower)
     router = Router.for_query_document(
-        query_modules=list(query.encoder), document_modules=list(document.encoder)
+        query_modules=_modules(query.encoder), document_modules=_modules(document.encoder)
     )
     made = SentenceTransformer(
         modules=[router],
         prompts=prompts,
         default_prompt_name=default,
-        similarity_fn_name=document.tower.similarity,
+        similarity_fn_name=document.encoder.similarity_fn_name,
         device="cpu",
     )
     made.save_pretrained(str(folder), create_model_card=False)
