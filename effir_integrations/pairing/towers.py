@@ -103,6 +103,9 @@ def tower_on_disk(name: str | Path) -> Tower | None:
 def check_one_space(query: Tower, document: Tower) -> None:
     """Refuse two encoders whose vectors cannot be compared.
 
+    A linear map at the end of the query encoder is allowed: `distill` puts one behind a model that
+    follows a teacher of another dimension.
+
     Raises:
         ValueError: Dimension, head or similarity differ.
     """
@@ -112,11 +115,11 @@ def check_one_space(query: Tower, document: Tower) -> None:
             f"{document.dimension}, which cannot be compared; give a query encoder that was made "
             "from the document encoder"
         )
-    if query.head != document.head:
+    if query.head != document.head and not _differ_by_a_map(query.head, document.head):
         raise ValueError(
-            f"behind the transformer of {query.name} stand {_listed(query.head)}, behind that of "
-            f"{document.name} {_listed(document.head)}; give a query encoder that was made from "
-            "the document encoder, which keeps these modules"
+            f"behind the transformer of {query.name} stands {_unlike(query.head, document.head)}, "
+            f"behind that of {document.name} {_unlike(document.head, query.head)}; give a query "
+            "encoder that was made from the document encoder, or distilled from it"
         )
     if query.similarity != document.similarity:
         raise ValueError(
@@ -137,6 +140,13 @@ def check_code(query: Tower, document: Tower) -> None:
             f"{query.name} and {document.name} are pruned models of two families, and a folder "
             "holds the modelling file of one; give encoders of one family"
         )
+
+
+def _differ_by_a_map(query: Sequence[str], document: Sequence[str]) -> bool:
+    """Say whether a linear map is all that a query encoder has more; poolings may differ then."""
+    maps = [x for x in query if x.startswith("Dense(") and "Identity" in x and x not in document]
+    left, other = ([x for x in head if not x.startswith("Pooling(")] for head in (query, document))
+    return len(maps) == 1 and [x for x in left if x not in maps] == other
 
 
 def pair_prompts(query: Tower, document: Tower) -> tuple[dict[str, str], str | None]:
@@ -216,5 +226,9 @@ def _arguments(module: Any) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
 
 
-def _listed(head: Sequence[str]) -> str:
-    return ", ".join(head) or "no modules"
+def _unlike(head: Sequence[str], other: Sequence[str]) -> str:
+    """Name the modules of a head, or, where these are the same, those whose settings differ."""
+    names, others = ([x.partition("(")[0] for x in modules] for modules in (head, other))
+    if names != others:
+        return ", ".join(names) or "no module"
+    return ", ".join(x for x in head if x not in other)

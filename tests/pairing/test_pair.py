@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
 from tiny import save_bare
+from torch import nn
 from verbs import effir, effir_json, refused
 
 from effir_integrations import export, load, pair
@@ -180,14 +181,27 @@ def test_unlike_dimensions_are_refused(small, tmp_path, unread):
     ("head", "named"),
     [
         (lambda: [Pooling(32, "mean"), Normalize()], "pooling_mode=mean"),
-        (lambda: [Pooling(32, "lasttoken")], "lasttoken"),
-        (lambda: [Pooling(32, "lasttoken"), Dense(32, 32), Normalize()], "Dense("),
+        (lambda: [Pooling(32, "lasttoken")], "stands Pooling, Normalize, "),
+        (
+            lambda: [Pooling(32, "lasttoken"), Dense(32, 32), Normalize()],
+            "Dense, Normalize; give",
+        ),
     ],
 )
 def test_unlike_heads_are_refused(head, named, small, full, tmp_path, unread):
     other = made_of(full, tmp_path / "other", *head())
     message = refused("pair", small, other, tmp_path / "out")
     assert "behind the transformer of" in message and named in message
+
+
+def test_a_linear_map_into_the_space_of_the_documents_is_allowed(full, tmp_path):
+    bare = load(save_bare("bert", tmp_path / "narrow", hidden_size=16), device="cpu")
+    linear = Dense(16, 32, activation_function=nn.Identity())
+    small = made_of(tmp_path / "narrow", tmp_path / "mapped", bare[1], linear, Normalize())
+    both = stock(pair(small, full, tmp_path / "out").out)
+    assert np.array_equal(both.encode_query(TEXTS), stock(small).encode_query(TEXTS))
+    bent = made_of(tmp_path / "narrow", tmp_path / "bent", bare[1], Dense(16, 32), Normalize())
+    assert "distilled from it" in refused("pair", bent, full, tmp_path / "other")
 
 
 def test_unlike_similarities_are_refused(small, full, tmp_path, unread):
