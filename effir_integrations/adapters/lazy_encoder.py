@@ -21,6 +21,7 @@ from ..encoder.encoder import role_prompt
 from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.loading import load
 from ..encoder.model_files import identify_files
+from ..encoder.pair import documents_of
 from ..encoder.precision import PRECISIONS, loading_options
 from ..encoder.search_vectors import Role, inner_product_is_similarity, search_vectors
 from ..encoder.tokenization import token_limit
@@ -83,6 +84,7 @@ class LazyEncoder:
         if isinstance(model, str | Path):
             files = identify_files(model, revision)
             self.name, self.fingerprint = str(model), files.identity
+            self.searches = frozenset({files.identity, *documents_of(model)})
             self._source, self._options["revision"] = files.name, files.revision
         else:
             self._source = ""
@@ -100,6 +102,7 @@ class LazyEncoder:
         place = getattr(getattr(model[0], "model", None), "name_or_path", "")
         self.name = model.model_card_data.model_id or place or type(model).__name__
         self.fingerprint = f"sha256 {encoder_fingerprint(model)}"
+        self.searches = frozenset({self.fingerprint})
 
     @property
     def is_loaded(self) -> bool:

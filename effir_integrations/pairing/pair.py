@@ -17,6 +17,7 @@ from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.folder import PROBES, save_into, saved_bytes
 from ..encoder.history import history_at
 from ..encoder.loading import load
+from ..encoder.model_files import identify_files
 from ..encoder.pair import copy_code
 from ..encoder.search_vectors import search_vectors
 from ..encoder.sources import find_source
@@ -219,6 +220,7 @@ def _write_pair(query: _Side, document: _Side, folder: Path, cosine: float) -> N
             "name": side.tower.name,
             "folder": firsts[role].name,
             "fingerprint": encoder_fingerprint(side.encoder),
+            "files": identify_files(side.tower.name).identity,
             "history": side.history,
         }
         for role, side in sides.items()

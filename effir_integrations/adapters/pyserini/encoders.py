@@ -188,7 +188,7 @@ class EffirQueryEncoder:
             ValueError: It does, and `allow_other_model` was not given.
         """
         allowed = self.allow_other_model
-        check_same_model(folder, self.lazy.fingerprint, self.lazy.name, allowed=allowed)
+        check_same_model(folder, self.lazy.searches, self.lazy.name, allowed=allowed)
 
     def encode(
         self,

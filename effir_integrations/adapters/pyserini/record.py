@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,20 +93,22 @@ def record_path(folder: Path) -> Path:
     return folder / _NAME
 
 
-def check_same_model(index: Path, fingerprint: str, name: str, *, allowed: bool = False) -> None:
+def check_same_model(
+    index: Path, fingerprints: Collection[str], name: str, *, allowed: bool = False
+) -> None:
     """Refuse queries of another model than the one that encoded the documents of an index.
 
     Args:
         index: Folder; one without a record says nothing.
-        fingerprint: Of the model of the queries.
-        name: Of that model.
+        fingerprints: Of the models whose documents the queries can search.
+        name: Of the model of the queries.
         allowed: Accept another model all the same.
 
     Raises:
         ValueError: The record of the index names another fingerprint.
     """
     record = None if allowed else IndexRecord.load(index)
-    if record is not None and record.fingerprint != fingerprint:
+    if record is not None and record.fingerprint not in fingerprints:
         raise ValueError(
             f"--index {index} holds documents encoded by {record.model} ({record.dimension} "
             f"dimensions), and the queries are for {name}, another model or other weights; give "

@@ -94,7 +94,7 @@ def _check_encoded_queries(part: Part, index: Path | None, allowed: bool) -> Non
     folder = refuse_missing(part.value("--encoded-queries"), "--encoded-queries", advice)
     record = None if folder is None else IndexRecord.load(folder)
     if record is not None and index is not None:
-        check_same_model(index, record.fingerprint, record.model, allowed=allowed)
+        check_same_model(index, {record.fingerprint}, record.model, allowed=allowed)
 
 
 def fusion(request: Request) -> Command:
