@@ -52,6 +52,7 @@ VERBS = {
     "export from disk": "export run OUT --from-disk",
     "convert": "convert base OUT --to onnx",
     "convert to gguf": "convert base OUT --to gguf-ids",
+    "pair": "pair base base OUT",
     "analyze": "analyze base --out OUT --calibration texts.txt",
     "drop": "drop base --out OUT --mlp-layers 1",
     "encode": "encode base --data corpus.jsonl --out OUT/v.npy",
