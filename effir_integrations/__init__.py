@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .encoder.loading import load
     from .encoder.mini import mini_path
     from .encoder.space import check_space
+    from .evaluation.check import check
     from .evaluation.compare import compare
     from .evaluation.evaluate import evaluate
     from .model.identity import BaseIdentity
@@ -64,6 +65,7 @@ _HOMES = {
     "TrainingData": "data.training_examples",
     "adapt": "training.adapt",
     "analyze": "pruning.analyze",
+    "check": "evaluation.check",
     "check_space": "encoder.space",
     "compare": "evaluation.compare",
     "compress": "pruning.compress",
@@ -104,6 +106,7 @@ __all__ = [
     "TrainingData",
     "adapt",
     "analyze",
+    "check",
     "check_space",
     "compare",
     "compress",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from . import (  # noqa: F401 - registers the verbs
+    check,
     convert,
     encode,
     measure,
@@ -17,7 +18,7 @@ __all__ = ["app", "main"]
 
 _ORDER = (
     "compress compare analyze drop slim reconstruct export convert pair adapt finetune distill "
-    "mine score encode evaluate show demo"
+    "mine score encode evaluate check show demo"
 ).split()
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or ""))
 

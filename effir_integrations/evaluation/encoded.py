@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from effir_integrations.data.beir import RetrievalData
 from effir_integrations.encoder.search_vectors import inner_product_is_similarity
 from effir_integrations.encoder.tokenization import token_limit
@@ -130,10 +128,3 @@ def check_comparable(queries: Encoded, documents: Encoded) -> None:
             f"the similarity of {queries.model} is {queries.similarity!r} and that of "
             f"{documents.model} {documents.similarity!r}; set similarity_fn_name alike in both"
         )
-
-
-def query_cosine(ours: Encoded, theirs: Encoded) -> float:
-    """Return the mean cosine of one model's queries to those of another."""
-    products = (ours.queries * theirs.queries).sum(axis=1)
-    lengths = np.linalg.norm(ours.queries, axis=1) * np.linalg.norm(theirs.queries, axis=1)
-    return float((products / np.maximum(lengths, 1e-12)).mean())

@@ -10,12 +10,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from effir_integrations.data.beir import RetrievalData, check_drop_same_id, retrieval_data
+from effir_integrations.evaluation.agreement import mean_cosine
 from effir_integrations.evaluation.encoded import (
     Encoded,
     Settings,
     check_comparable,
     encode_data,
-    query_cosine,
 )
 from effir_integrations.evaluation.models import check_model
 from effir_integrations.evaluation.retrieval import check_run_ids, rank, score_queries, write_run
@@ -205,5 +205,5 @@ def score(
         non_embedding_parameters=queries.non_embedding_parameters,
         drops_same_id=data.drops_same_id,
         documents_by=None if documents is None else documents.model,
-        query_cosine=None if documents is None else query_cosine(queries, documents),
+        query_cosine=None if documents is None else mean_cosine(queries.queries, documents.queries),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
@@ -12,7 +11,6 @@ from effir_integrations import compare, evaluate
 from effir_integrations.data.beir import load_beir
 from effir_integrations.encoder.search_vectors import search_vectors
 from effir_integrations.evaluation.compare import comparison_table
-from effir_integrations.evaluation.encoded import query_cosine
 from effir_integrations.evaluation.retrieval import rank, score_queries
 
 
@@ -105,11 +103,3 @@ def test_vectors_of_another_kind_are_refused(model_folder, make_beir):
 def test_documents_of_no_model_are_refused_before_anything_is_encoded(model_folder, make_beir):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         evaluate(model_folder, make_beir(), documents="nowhere/at-all")
-
-
-def test_the_cosine_is_of_pairs_and_not_of_lengths():
-    class Given:
-        def __init__(self, queries):
-            self.queries = np.array(queries, dtype=np.float32)
-
-    assert query_cosine(Given([[2, 0], [0, 3]]), Given([[1, 0], [1, 0]])) == pytest.approx(0.5)
