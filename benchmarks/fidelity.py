@@ -29,8 +29,14 @@ from effir_integrations.pruning.config import CompressConfig
 
 SIZES = (0.9, 0.7, 0.5, 0.3, 0.15, 0.05)
 METHODS = ("plain", "mean", "reconstruct")
-SIGNS = ("own overlap", "own rank-biased", "known overlap", "known rank-biased", "known MRR")
-SIGNS = (*SIGNS, "cosine of documents")
+SIGNS = (
+    "own overlap",
+    "own rank-biased",
+    "known overlap",
+    "known rank-biased",
+    "known MRR",
+    "cosine of documents",
+)
 
 
 def arguments() -> argparse.Namespace:

@@ -342,7 +342,16 @@ class Encoder(SentenceTransformer):
 
 
 def transformer_model(encoder: Any) -> PreTrainedModel:
-    """Return the Transformers model inside a `SentenceTransformer`."""
+    """Return the Transformers model inside a `SentenceTransformer`.
+
+    Raises:
+        ValueError: There are several, one for queries and one for documents.
+    """
+    if isinstance(encoder[0], Router):
+        raise ValueError(
+            "this encoder holds two models; give one of them, which is .tower('query') or "
+            ".tower('document') of what load returns"
+        )
     return encoder[0].model
 
 

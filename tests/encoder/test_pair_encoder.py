@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from tiny import save_bare
 from verbs import effir_json, refused
 
-from effir_integrations import Encoder, export, load, pair
+from effir_integrations import Encoder, analyze, export, load, pair
 from effir_integrations.adapters.lazy_encoder import LazyEncoder
 from effir_integrations.encoder.fingerprint import encoder_fingerprint
 from effir_integrations.encoder.inference import Inference
@@ -148,5 +148,7 @@ def test_what_needs_one_model_refuses_two(folders, tmp_path):
         load(folders[0], pooling="mean")
     for verb in (["compress", folders[0], tmp_path / "out"], ["show", folders[0]]):
         assert "holds several encoders" in refused(*verb)
+    with pytest.raises(ValueError, match=r"two models; give one of them, which is .tower"):
+        analyze(load(folders[0], device="cpu"), ["w1 w2"])
     message = refused("pair", folders[0], folders[2], tmp_path / "out")
     assert "effir pair --apart" in message
