@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..onnx.runtime import FILE, OnnxEncoder
 from .check import least_cosine_to
 from .engine_files import write_engine_files
@@ -38,7 +40,9 @@ def to_onnx(encoder: Encoder, folder: Path, *, name: str, dtype: str) -> Written
     write_graph(encoder, folder, FILE, name=name, dtype=dtype)
     cosine = None
     if find_spec("onnxruntime") is not None:
-        cosine = least_cosine_to(encoder, OnnxEncoder(folder), LEAST[dtype], dtype)
+        # as many as torch has: two pools of all cores would wait for each other
+        written = OnnxEncoder(folder, threads=torch.get_num_threads())
+        cosine = least_cosine_to(encoder, written, LEAST[dtype], dtype)
     return Written(
         file=FILE.as_posix(),
         cosine=cosine,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..extras import import_extra
 from ..onnx.openvino import FILE, OpenVinoEncoder
 from .check import least_cosine_to
@@ -41,9 +43,10 @@ def to_openvino(encoder: Encoder, folder: Path, *, name: str, dtype: str) -> Wri
     del model  # it reads the file
     for read in (folder / graph).parent.glob(f"{graph.name}*"):
         read.unlink()
+    written = OpenVinoEncoder(folder, threads=torch.get_num_threads())
     return Written(
         file=FILE.as_posix(),
-        cosine=least_cosine_to(encoder, OpenVinoEncoder(folder), LEAST[dtype], dtype),
+        cosine=least_cosine_to(encoder, written, LEAST[dtype], dtype),
         least=LEAST[dtype],
         usage=openvino_usage(encoder),
         tags=("openvino",),

@@ -207,9 +207,6 @@ def test_mistakes_are_one_line(base, run_folder, train, tmp_path):
     assert "do not fill one batch" in refused(*finetune, lines({}))
     assert "trains='some'" in refused(*finetune, train, "--trains", "some")
     assert "needs no --model" in refused(*finetune, train, "--model", base)
-    narrow = save_bare("llama", tmp_path / "narrow", hidden_size=16, head_dim=4)
-    line = refused("distill", run_folder, out, "--teacher", narrow, *QUICK)
-    assert "16 dimensions and the student's 32" in line
     line = refused("slim", run_folder.parent, "--train", train, *GATES)
     assert "importance.json" in line
     assert not out.exists()

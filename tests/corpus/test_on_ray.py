@@ -125,6 +125,7 @@ def assert_same_vectors(out: Path, expected: dict[str, np.ndarray]) -> None:
     assert np.abs(vectors - np.stack([expected[key] for key in ids])).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_an_actor_that_is_killed_changes_nothing(cluster, model, corpus, expected, tmp_path):
     out = tmp_path / "out"
     written_before: list[int] = []
@@ -152,6 +153,7 @@ def test_an_actor_that_is_killed_changes_nothing(cluster, model, corpus, expecte
         )
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_gone_on_from(cluster, model, corpus, expected, tmp_path):
     out = tmp_path / "out"
     driver = fresh.Fresh(["-c", DRIVER, model, corpus, out])

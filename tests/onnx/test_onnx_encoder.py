@@ -41,7 +41,7 @@ def stock(folders):
 
 @pytest.fixture(scope="module")
 def encoder(folders):
-    return OnnxEncoder(folders[1])
+    return OnnxEncoder(folders[1], threads=1)
 
 
 def test_it_says_what_the_model_is(encoder):
