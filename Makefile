@@ -6,8 +6,7 @@
 #   make check   lint, format and type checks
 #   make clean   remove the environment, the demo and all caches
 #
-# The suite runs on every core, one thread a process: tiny models gain nothing from more. There is one
-# process more than cores, since some tests wait for others that they started.
+# The suite runs on every core, one process and one thread each: tiny models gain nothing from more.
 # PYTHON=python3.12 chooses the interpreter; ARGS="..." is handed to the demo or to pytest.
 
 PYTHON ?= python3
@@ -26,8 +25,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/effir demo $(ARGS)
 
 # Files go whole to one process, for the fixtures they share, in the order of tests/conftest.py.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/dev.stamp
 	$(PYTEST) $(ARGS)

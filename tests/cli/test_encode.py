@@ -171,6 +171,7 @@ def test_help_teaches():
     assert "effir encode MODEL --data beir/scifact --out vectors.npy" in result.output
 
 
+@pytest.mark.slow
 def test_a_cluster_on_this_machine_writes_shards_with_the_same_vectors(model, data, tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     out = tmp_path / "shards"

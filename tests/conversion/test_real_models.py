@@ -14,7 +14,8 @@ from effir_integrations.onnx import OnnxEncoder
 TEXTS = load_calibration(limit=12).texts
 
 
-@pytest.mark.parametrize("name", ["effir-mini", pytest.param("minilm", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["effir-mini", "minilm"])
 def test_a_real_model_gives_the_same_vectors(name, request, tmp_path):
     folder = mini_path() if name == "effir-mini" else request.getfixturevalue("minilm")
     encoder = load(folder, device="cpu", dtype="fp32")
