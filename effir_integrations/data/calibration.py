@@ -10,8 +10,9 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from effir_integrations.data.hub import parse_dataset_name, shown, stream_rows
 from effir_integrations.data.jsonl import check_text_file, read_jsonl, read_lines
@@ -20,6 +21,8 @@ from effir_integrations.data.text import clean_text
 from ..progress import progress_bar
 
 logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
 
 SAMPLE = "sample"
 """The name of the texts that come with the package."""
@@ -224,15 +227,17 @@ def _column_texts(rows: Iterable[Mapping[str, Any]], source: str, column: str) -
 
 
 def _sample(texts: Iterator[str], limit: int | None, seed: int, show_progress: bool) -> list[str]:
-    """Draw `limit` texts, each subset equally likely, in one pass (Vitter's algorithm R)."""
     bar = progress_bar(texts, desc="Reading texts", unit="text", shown=show_progress)
-    if limit is None:
-        return list(bar)
+    return list(bar) if limit is None else sample(bar, limit, seed)
+
+
+def sample(items: Iterable[Item], limit: int, seed: int) -> list[Item]:
+    """Draw `limit` items, each subset equally likely, in one pass (Vitter's algorithm R)."""
     generator = random.Random(seed)
-    kept: list[tuple[int, str]] = []
-    for index, text in enumerate(bar):
+    kept: list[tuple[int, Item]] = []
+    for index, item in enumerate(items):
         if index < limit:
-            kept.append((index, text))
+            kept.append((index, item))
         elif (slot := generator.randrange(index + 1)) < limit:
-            kept[slot] = (index, text)
-    return [text for _, text in sorted(kept)]
+            kept[slot] = (index, item)
+    return [item for _, item in sorted(kept, key=itemgetter(0))]

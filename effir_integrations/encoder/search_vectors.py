@@ -80,3 +80,9 @@ def search_vectors(
         return vectors
     # here and in fp32: the stock class normalises in the dtype of the model
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def mean_cosine(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the mean cosine of the rows of two matrices, (rows, dimension) each."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return float(((first * second).sum(axis=1) / np.maximum(lengths, 1e-12)).mean())

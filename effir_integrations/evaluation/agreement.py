@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from .intervals import interval
-from .retrieval import Vectors
 
 TOP = 10
 """Documents of a result that a person looks at."""
@@ -94,12 +93,6 @@ def reciprocal_ranks(found: Places, answers: Sequence[int]) -> npt.NDArray[np.fl
     """Return 1 / rank of the answer of each query, 0 where it is not found, (queries,)."""
     hits = found == np.asarray(answers)[:, None]
     return np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0)
-
-
-def mean_cosine(first: Vectors, second: Vectors) -> float:
-    """Return the mean cosine of the rows of two matrices, (rows, dimension) each."""
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    return float(((first * second).sum(axis=1) / np.maximum(lengths, 1e-12)).mean())
 
 
 def _interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:

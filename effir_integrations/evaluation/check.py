@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.calibration import load_calibration
-from ..encoder.search_vectors import inner_product_is_similarity, search_vectors
-from .agreement import DEPTH, TOP, Agreement, Places, agreement, mean_cosine, overlaps
+from ..encoder.search_vectors import inner_product_is_similarity, mean_cosine, search_vectors
+from .agreement import DEPTH, TOP, Agreement, Places, agreement, overlaps, reciprocal_ranks
 from .known_items import known_items, read_records
 from .models import check_model, load_model, model_name
 from .retrieval import Vectors, search
@@ -131,6 +131,7 @@ def check(
 
     theirs, ours = vectors(full), vectors(small)
     reference, alone = _search(*theirs), _search(*ours)
+    known = None if answers is None else float(reciprocal_ranks(reference[:, :TOP], answers).mean())
     comparable = theirs[0].shape[1] == ours[0].shape[1]
     kept = agreement(_search(ours[0], theirs[1]), reference, answers) if comparable else None
     return Fidelity(
@@ -139,7 +140,7 @@ def check(
         documents=len(found),
         queries=len(asked),
         query_source=source,
-        known_item_full=agreement(reference, reference, answers).known_item,
+        known_item_full=known,
         query_cosine=mean_cosine(theirs[0], ours[0]) if comparable else None,
         document_cosine=mean_cosine(theirs[1], ours[1]) if comparable else None,
         alone=agreement(alone, reference, answers),

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from effir_integrations.data.beir import RetrievalData, check_drop_same_id, retrieval_data
-from effir_integrations.evaluation.agreement import mean_cosine
+from effir_integrations.encoder.search_vectors import mean_cosine
 from effir_integrations.evaluation.encoded import (
     Encoded,
     Settings,

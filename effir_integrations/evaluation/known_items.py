@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.calibration import sample
 from ..data.corpus import corpus_file
 from ..data.jsonl import read_jsonl, read_lines
 from ..data.sentences import sentences
@@ -56,14 +57,7 @@ def read_records(source: str | Path | Sequence[str], limit: int, seed: int = 0) 
         FileNotFoundError: There is no such file.
         ValueError: It is of another kind, or a line cannot be read.
     """
-    kept: list[tuple[int, Record]] = []
-    draw = random.Random(seed)
-    for number, record in enumerate(_records(source)):
-        if len(kept) < limit:
-            kept.append((number, record))
-        elif (place := draw.randrange(number + 1)) < limit:
-            kept[place] = number, record
-    return [record for _, record in sorted(kept, key=lambda pair: pair[0])]
+    return sample(_records(source), limit, seed)
 
 
 def _records(source: str | Path | Sequence[str]) -> Iterator[Record]:
@@ -98,6 +92,8 @@ def known_items(records: Sequence[Record], count: int, seed: int = 0) -> KnownIt
     made: dict[int, tuple[str, str]] = {}
     kinds = []
     for kind, parts in (("titles", _by_title(records)), ("first sentences", _by_sentence(records))):
+        if len(made) == count:
+            break  # cutting a whole corpus into sentences takes its time
         fitting = [
             (place, query, rest)
             for place, query, rest in _unique(parts)

@@ -19,7 +19,7 @@ from ..encoder.history import history_at
 from ..encoder.loading import load
 from ..encoder.model_files import identify_files
 from ..encoder.pair import copy_code
-from ..encoder.search_vectors import search_vectors
+from ..encoder.search_vectors import mean_cosine, search_vectors
 from ..encoder.sources import find_source
 from ..encoder.tokenization import save_tokenizer, texts_without_tokens
 from ..files import claimed, new_folder, write_json
@@ -174,9 +174,8 @@ def _same_base(query: _Side, document: _Side) -> bool:
 def _mean_cosine(query: Encoder, document: Encoder) -> float:
     """Return the mean cosine of what two encoders give of the same queries."""
     texts = load_calibration(limit=_COMPARED).texts
-    vectors = (search_vectors(x, texts, kind="query").astype(np.float64) for x in (query, document))
-    one, other = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in vectors)
-    return float((one * other).sum(axis=1).mean())
+    one, other = (search_vectors(x, texts, kind="query").astype(float) for x in (query, document))
+    return mean_cosine(one, other)
 
 
 def _write(

@@ -56,3 +56,16 @@ def smaller_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def model(model_folder: Path) -> SentenceTransformer:
     return SentenceTransformer(str(model_folder), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def other(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of the same shape, a little off."""
+    encoder = SentenceTransformer(str(model_folder), device="cpu")
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path_factory.mktemp("models") / "other"
+    encoder.save_pretrained(str(folder))
+    return folder

@@ -6,33 +6,18 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from sentence_transformers import SentenceTransformer
 from tiny import WORDS
 from verbs import effir, effir_json, refused
 
 from effir_integrations import check
-from effir_integrations.encoder.search_vectors import search_vectors
+from effir_integrations.encoder.search_vectors import mean_cosine, search_vectors
 from effir_integrations.evaluation.agreement import (
     agreement,
-    mean_cosine,
     overlaps,
     rank_biased_overlaps,
     reciprocal_ranks,
 )
-
-
-@pytest.fixture(scope="module")
-def other(model_folder, tmp_path_factory):
-    """A model of the same shape, a little off."""
-    encoder = SentenceTransformer(str(model_folder), device="cpu")
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    folder = tmp_path_factory.mktemp("models") / "other"
-    encoder.save_pretrained(str(folder))
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from sentence_transformers import SentenceTransformer
 from verbs import effir, effir_json, refused
 
@@ -12,19 +11,6 @@ from effir_integrations.data.beir import load_beir
 from effir_integrations.encoder.search_vectors import search_vectors
 from effir_integrations.evaluation.compare import comparison_table
 from effir_integrations.evaluation.retrieval import rank, score_queries
-
-
-@pytest.fixture(scope="module")
-def other(model_folder, tmp_path_factory):
-    """A model of the same shape, a little off."""
-    encoder = SentenceTransformer(str(model_folder), device="cpu")
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in encoder.parameters():
-            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    folder = tmp_path_factory.mktemp("models") / "other"
-    encoder.save_pretrained(str(folder))
-    return folder
 
 
 def vectors(folder, data):
