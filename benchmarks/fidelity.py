@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import transformers
 from claims.checks import correlation
 from minilm import MINILM_HELP, minilm
 from subset import subset
 
-from effir_integrations import check, evaluate
-from effir_integrations.data.beir import load_beir
+from effir_integrations import load
+from effir_integrations.data.beir import RetrievalData, load_beir
+from effir_integrations.encoder.search_vectors import search_vectors
+from effir_integrations.evaluation.check import Answers, fidelity
+from effir_integrations.evaluation.known_items import Questions, Record, asked_of, read_records
+from effir_integrations.evaluation.retrieval import rank, score_run
 from effir_integrations.pruning.compress import compress
 from effir_integrations.pruning.config import CompressConfig
 
@@ -48,6 +52,7 @@ def arguments() -> argparse.Namespace:
     add("--model", help=MINILM_HELP)
     add("--data", required=True, help="BEIR folder")
     add("--others", type=int, help="documents relevant to no query (default: all)")
+    add("--known", type=int, default=300, help="known items that are asked for, at most")
     add("--max-length", type=int, default=256)
     add("--work", type=Path, help="keep models here (default: a temporary folder)")
     add("--json", type=Path, help="rows, also to resume from")
@@ -66,19 +71,47 @@ def variants() -> Iterator[tuple[str, CompressConfig]]:
         yield f"{count} attentions dropped", CompressConfig(drop_attention=count)
 
 
-def measure(base: str, model: Path, data: Any, options: argparse.Namespace) -> dict[str, float]:
-    """Return what judgements say, and what `check` says without them."""
-    length = options.max_length
-    texts, queries = list(data.documents.values()), list(data.queries.values())
-    own = check(base, model, texts, queries=queries, max_length=length)
-    known = check(base, model, texts, max_length=length)
+def answers(model: str | Path, asked: dict[str, Questions], length: int) -> dict[str, Answers]:
+    """Encode the documents of two sets of questions, which are mostly the same, but once."""
+    encoder = load(str(model))
+    texts = list(dict.fromkeys(text for each in asked.values() for text in each.documents))
+    vectors = search_vectors(encoder, texts, kind="document", max_length=length)
+    places = {text: place for place, text in enumerate(texts)}
     return {
-        "nDCG@10": evaluate(model, data, max_length=length).metrics["nDCG@10"],
+        name: Answers(
+            queries=search_vectors(encoder, each.queries, kind="query", max_length=length),
+            documents=vectors[[places[text] for text in each.documents]],
+        )
+        for name, each in asked.items()
+    }
+
+
+def by_judgements(data: RetrievalData, found: Answers) -> float:
+    """Return nDCG@10."""
+    run = rank(
+        list(data.documents),
+        found.documents,
+        list(data.queries),
+        found.queries,
+        drop_same_id=data.drops_same_id,
+    )
+    return score_run(data.qrels, run)["nDCG@10"]
+
+
+def signs(
+    asked: dict[str, Questions], full: dict[str, Answers], small: dict[str, Answers]
+) -> dict[str, float]:
+    """Return what `check` says."""
+    own, known = (
+        fidelity(asked[name], full[name], small[name], full="full", small="small")
+        for name in ("own", "known")
+    )
+    return {
         "own overlap": own.alone.overlap,
         "own rank-biased": own.alone.rank_biased,
         "known overlap": known.alone.overlap,
         "known rank-biased": known.alone.rank_biased,
-        "known MRR": known.alone.known_item or 0.0,
+        "known MRR": (known.alone.known_item or 0.0) / (known.known_item_full or 1.0),
         "cosine of documents": own.document_cosine or 0.0,
     }
 
@@ -93,7 +126,15 @@ def main() -> None:
     rows: dict[str, dict[str, float]] = {}
     if options.json is not None and options.json.is_file():
         rows = json.loads(options.json.read_text(encoding="utf-8"))
-    full = evaluate(base, data, max_length=options.max_length).metrics["nDCG@10"]
+    length = options.max_length
+    by_text = {record.whole: record for record in read_records(options.data, sys.maxsize)}
+    records = [by_text.get(text) or Record("", text) for text in data.documents.values()]
+    asked = {
+        "own": asked_of(records, list(data.queries.values()), len(data.queries), 0),
+        "known": asked_of(records, None, options.known, 0),
+    }
+    theirs = answers(base, asked, length)
+    full = by_judgements(data, theirs["own"])
     print(f"{data.name}, {len(data.documents)} documents, {len(data.queries)} queries, ", end="")
     print(f"{options.max_length} tokens; the full model's nDCG@10 is {full:.4f}\n")
     print(f"| model | share of nDCG@10 | {' | '.join(SIGNS)} |\n|{'---|' * (2 + len(SIGNS))}")
@@ -103,7 +144,9 @@ def main() -> None:
                 folder = (options.work or Path(temporary)) / name.replace(" ", "-").replace(",", "")
                 if not folder.is_dir():
                     compress(base, folder, config)
-                rows[name] = measure(base, folder, data, options)
+                ours = answers(folder, asked, length)
+                rows[name] = {"nDCG@10": by_judgements(data, ours["own"])}
+                rows[name] |= signs(asked, theirs, ours)
                 if options.json is not None:
                     options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
             cells = [f"{rows[name]['nDCG@10'] / full:.4f}"]

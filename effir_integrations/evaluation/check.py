@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.calibration import load_calibration
 from ..encoder.search_vectors import inner_product_is_similarity, mean_cosine, search_vectors
 from .agreement import DEPTH, TOP, Agreement, Places, agreement, overlaps, reciprocal_ranks
-from .known_items import known_items, read_records
+from .known_items import Questions, questions
 from .models import check_model, load_model, model_name
 from .retrieval import Vectors, search
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
     from sentence_transformers import SentenceTransformer
 
-LEAST_DOCUMENTS, LEAST_QUERIES = 100, 20
-"""With fewer, what is measured is chance."""
 _SHOWN = 5
 
 
@@ -107,57 +104,72 @@ def check(
     """
     for model in (full, small):
         check_model(model, dtype, device)
-    records = read_records(texts, documents, seed)
-    if len(records) < LEAST_DOCUMENTS:
-        raise ValueError(
-            f"{len(records)} documents are too few to judge by; give at least {LEAST_DOCUMENTS}, "
-            "better thousands"
-        )
-    asked, answers, found, source = _asked(records, queries, query_count, seed)
-    if len(asked) < LEAST_QUERIES:
-        raise ValueError(
-            f"{len(asked)} queries are too few to judge by; at least {LEAST_QUERIES} are needed: "
-            "give --queries, or a corpus with titles or with texts of several sentences"
-        )
+    asked = questions(texts, queries, documents=documents, query_count=query_count, seed=seed)
 
-    def vectors(model: SentenceTransformer | str | Path) -> tuple[Vectors, Vectors]:
+    def answers(model: SentenceTransformer | str | Path) -> Answers:
         loaded = load_model(model, max_length=max_length, dtype=dtype, device=device)
-        inner_product_is_similarity(loaded)
-        how: dict[str, Any] = {"max_length": max_length, "show_progress": show_progress}
-        return (
-            search_vectors(loaded, asked, kind="query", **how),
-            search_vectors(loaded, found, kind="document", **how),
-        )
+        return answer(loaded, asked, max_length=max_length, show_progress=show_progress)
 
-    theirs, ours = vectors(full), vectors(small)
-    reference, alone = _search(*theirs), _search(*ours)
-    known = None if answers is None else float(reciprocal_ranks(reference[:, :TOP], answers).mean())
-    comparable = theirs[0].shape[1] == ours[0].shape[1]
-    kept = agreement(_search(ours[0], theirs[1]), reference, answers) if comparable else None
-    return Fidelity(
-        full=model_name(full),
-        small=model_name(small),
-        documents=len(found),
-        queries=len(asked),
-        query_source=source,
-        known_item_full=known,
-        query_cosine=mean_cosine(theirs[0], ours[0]) if comparable else None,
-        document_cosine=mean_cosine(theirs[1], ours[1]) if comparable else None,
-        alone=agreement(alone, reference, answers),
-        kept=kept,
-        changed=_changed(asked, found, reference, alone),
+    return fidelity(
+        asked, answers(full), answers(small), full=model_name(full), small=model_name(small)
     )
 
 
-def _asked(
-    records: Any, queries: str | Path | Sequence[str] | None, count: int, seed: int
-) -> tuple[list[str], list[int] | None, list[str], str]:
-    """Return queries, what they are to find where that is known, documents, and where from."""
-    if queries is None:
-        made = known_items(records, count, seed)
-        return made.queries, made.answers, made.documents, made.source
-    own = load_calibration(queries, limit=count, seed=seed)
-    return list(own.texts), None, [record.whole for record in records], own.source
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """Questions as a model encodes them."""
+
+    queries: Vectors
+    """(queries, dimension), float32."""
+    documents: Vectors
+    """(documents, dimension), float32."""
+
+
+def answer(
+    model: SentenceTransformer,
+    asked: Questions,
+    *,
+    max_length: int | None = None,
+    show_progress: bool = False,
+) -> Answers:
+    """Encode queries and documents with a loaded model.
+
+    Raises:
+        ValueError: The model's similarity is a distance.
+    """
+    inner_product_is_similarity(model)
+    how: dict[str, Any] = {"max_length": max_length, "show_progress": show_progress}
+    return Answers(
+        queries=search_vectors(model, asked.queries, kind="query", **how),
+        documents=search_vectors(model, asked.documents, kind="document", **how),
+    )
+
+
+def fidelity(
+    asked: Questions, theirs: Answers, ours: Answers, *, full: str, small: str
+) -> Fidelity:
+    """Search with the vectors of the full and of a pruned model, and compare what they find."""
+    reference = _search(theirs.queries, theirs.documents)
+    alone = _search(ours.queries, ours.documents)
+    known, kept = asked.answers, None
+    comparable = theirs.queries.shape[1] == ours.queries.shape[1]
+    if comparable:
+        kept = agreement(_search(ours.queries, theirs.documents), reference, known)
+    return Fidelity(
+        full=full,
+        small=small,
+        documents=len(asked.documents),
+        queries=len(asked.queries),
+        query_source=asked.source,
+        known_item_full=None
+        if known is None
+        else float(reciprocal_ranks(reference[:, :TOP], known).mean()),
+        query_cosine=mean_cosine(theirs.queries, ours.queries) if comparable else None,
+        document_cosine=mean_cosine(theirs.documents, ours.documents) if comparable else None,
+        alone=agreement(alone, reference, known),
+        kept=kept,
+        changed=_changed(asked.queries, asked.documents, reference, alone),
+    )
 
 
 def _search(queries: Vectors, documents: Vectors) -> Places:

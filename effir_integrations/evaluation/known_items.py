@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.calibration import sample
+from ..data.calibration import load_calibration, sample
 from ..data.corpus import corpus_file
 from ..data.jsonl import read_jsonl, read_lines
 from ..data.sentences import sentences
 from ..data.text import clean_text
 
+LEAST_DOCUMENTS, LEAST_QUERIES = 100, 20
+"""With fewer, what is measured is chance."""
 _FEWEST_WORDS = 3
 """Of a title or sentence that is asked, and three times as many of what it is to find."""
 
@@ -32,16 +34,70 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class KnownItems:
-    """Documents, and questions of which it is known what they are to find."""
+class Questions:
+    """Documents, and what is asked of them."""
 
     documents: list[str]
-    """Those that are asked for lack what is asked: their title, or their first sentence."""
+    """Known items lack what is asked: their title, or their first sentence."""
     queries: list[str]
-    answers: list[int]
-    """Of each query, the place of its document."""
+    answers: list[int] | None
+    """Of each query, the place of its document; None where queries are somebody's own."""
     source: str
-    """What the queries were made of."""
+    """What the queries were made of, or their file."""
+
+
+def questions(
+    texts: str | Path | Sequence[str],
+    queries: str | Path | Sequence[str] | None = None,
+    *,
+    documents: int = 5_000,
+    query_count: int = 300,
+    seed: int = 0,
+) -> Questions:
+    """Draw documents of a corpus, and take somebody's queries, or ask for known items.
+
+    Args: as of `check`.
+
+    Raises:
+        FileNotFoundError: A file is not there.
+        ValueError: There are too few documents or queries to judge by.
+    """
+    return asked_of(read_records(texts, documents, seed), queries, query_count, seed)
+
+
+def asked_of(
+    records: Sequence[Record],
+    queries: str | Path | Sequence[str] | None,
+    query_count: int,
+    seed: int,
+) -> Questions:
+    """Ask for known items of these records, or what somebody asks.
+
+    Raises:
+        FileNotFoundError: As of `questions`.
+        ValueError: As of `questions`.
+    """
+    if len(records) < LEAST_DOCUMENTS:
+        raise ValueError(
+            f"{len(records)} documents are too few to judge by; give at least {LEAST_DOCUMENTS}, "
+            "better thousands"
+        )
+    if queries is None:
+        asked = known_items(records, query_count, seed)
+    else:
+        own = load_calibration(queries, limit=query_count, seed=seed)
+        asked = Questions(
+            documents=[record.whole for record in records],
+            queries=list(own.texts),
+            answers=None,
+            source=own.source,
+        )
+    if len(asked.queries) < LEAST_QUERIES:
+        raise ValueError(
+            f"{len(asked.queries)} queries are too few to judge by; at least {LEAST_QUERIES} are "
+            "needed: give --queries, or a corpus with titles or with texts of several sentences"
+        )
+    return asked
 
 
 def read_records(source: str | Path | Sequence[str], limit: int, seed: int = 0) -> list[Record]:
@@ -79,7 +135,7 @@ def _records(source: str | Path | Sequence[str]) -> Iterator[Record]:
             yield record
 
 
-def known_items(records: Sequence[Record], count: int, seed: int = 0) -> KnownItems:
+def known_items(records: Sequence[Record], count: int, seed: int = 0) -> Questions:
     """Take titles from some records and ask for what stood under them, or else first sentences.
 
     Titles and sentences that stand in several records are not asked.
@@ -104,7 +160,7 @@ def known_items(records: Sequence[Record], count: int, seed: int = 0) -> KnownIt
         made.update({place: (query, rest) for place, query, rest in chosen})
         kinds += [f"{missing} {kind}"] * bool(missing)
     places = sorted(made)
-    return KnownItems(
+    return Questions(
         documents=[
             made[place][1] if place in made else record.whole
             for place, record in enumerate(records)
