@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .pruning.config import CompressConfig, DropConfig, ReconstructConfig, SlimConfig
     from .pruning.drop import drop
     from .pruning.export import export
+    from .pruning.plan import plan
+    from .pruning.plan_config import PlanConfig
     from .pruning.reconstruct import reconstruct
     from .pruning.slim import slim
     from .training.adapt import adapt
@@ -58,6 +60,7 @@ _HOMES = {
     "Encoder": "encoder.encoder",
     "FinetuneConfig": "training.config",
     "ImportanceReport": "model.plan",
+    "PlanConfig": "pruning.plan_config",
     "PruningPlan": "model.plan",
     "ReconstructConfig": "pruning.config",
     "RetrievalData": "data.beir",
@@ -83,6 +86,7 @@ _HOMES = {
     "mine": "training.mine",
     "mini_path": "encoder.mini",
     "pair": "pairing.pair",
+    "plan": "pruning.plan",
     "reconstruct": "pruning.reconstruct",
     "score": "training.score",
     "show": "cli.shown",
@@ -99,6 +103,7 @@ __all__ = [
     "Encoder",
     "FinetuneConfig",
     "ImportanceReport",
+    "PlanConfig",
     "PruningPlan",
     "ReconstructConfig",
     "RetrievalData",
@@ -124,6 +129,7 @@ __all__ = [
     "mine",
     "mini_path",
     "pair",
+    "plan",
     "reconstruct",
     "score",
     "show",

@@ -8,6 +8,7 @@ from . import (  # noqa: F401 - registers the verbs
     encode,
     measure,
     pair,
+    plan,
     prune,
     train,
     train_data,
@@ -17,8 +18,8 @@ from .app import app
 __all__ = ["app", "main"]
 
 _ORDER = (
-    "compress compare analyze drop slim reconstruct export convert pair adapt finetune distill "
-    "mine score encode evaluate check show demo"
+    "compress plan compare analyze drop slim reconstruct export convert pair adapt finetune "
+    "distill mine score encode evaluate check show demo"
 ).split()
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or ""))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def drop_order_heatmap(report: ImportanceReport, path: Path) -> Path:
         ImportError: matplotlib is not installed.
         ValueError: `path` does not end in .png.
     """
-    _check_png(path)
+    check_png(path)
     side = min(max(2.4, 0.14 * len(report.block)), 6.0)  # inches, of one panel
     figure = new_figure(3 * side + 1.3, side + 1.5)
     panels = figure.subplots(1, len(_PANELS), sharey=True)
@@ -71,7 +72,7 @@ def width_plot(plan: PruningPlan, path: Path) -> Path:
         ImportError: matplotlib is not installed.
         ValueError: `path` does not end in .png.
     """
-    _check_png(path)
+    check_png(path)
     layers = np.arange(plan.base.layers)
     figure = new_figure(min(max(4.0, 0.25 * len(layers)), 12.0), 3.2)
     axes = figure.subplots()
@@ -85,6 +86,50 @@ def width_plot(plan: PruningPlan, path: Path) -> Path:
     name = Path(plan.base.name).name or plan.base.family
     axes.set_title(f"MLP widths, {name}", color=_INK, fontsize=12)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return write_png(figure, path)
+
+
+def front_plot(
+    points: Sequence[tuple[float, float, bool]], chosen: int, title: str, path: Path
+) -> Path:
+    """Draw what plans keep against the time that they take.
+
+    Args:
+        points: Share of time, share of quality, and whether both were measured, of each plan.
+        chosen: Place of the plan that was chosen.
+        title: What was planned for.
+        path: A file name that ends in .png; its folder is made.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: `path` does not end in .png.
+    """
+    check_png(path)
+    figure = new_figure(5.2, 3.6)
+    axes = figure.subplots()
+    kinds = {
+        "measured": [x[:2] for x in points if x[2]],
+        "estimated": [x[:2] for x in points if not x[2]],
+        "chosen": [points[chosen][:2]],
+    }
+    styles = {"measured": (_COLOURS[_NEWLY], 36), "estimated": (_COLOURS[_DROPPED], 20)}
+    for kind, places in kinds.items():
+        if kind == "chosen":
+            axes.scatter(*zip(*places, strict=True), s=130, edgecolors=_INK, facecolors="none",
+                         label=kind)  # fmt: skip
+        elif places:
+            colour, size = styles[kind]
+            axes.scatter(*zip(*places, strict=True), s=size, color=colour, label=kind)
+    axes.set_xlabel("time of a text, share of the full model's", color=_INK)
+    axes.set_ylabel("quality kept", color=_INK)
+    axes.set_title(title, color=_INK, fontsize=12)
+    axes.tick_params(length=0, colors=_INK, labelsize=9)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return write_png(figure, path)
 
 
@@ -105,7 +150,12 @@ def drop_order_grid(report: ImportanceReport, kind: str) -> np.ndarray[Any, np.d
     return grid
 
 
-def _check_png(path: Path) -> None:
+def check_png(path: Path) -> None:
+    """Refuse another file name than that of a PNG.
+
+    Raises:
+        ValueError: It ends otherwise.
+    """
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} does not end in .png, and a PNG is what is drawn; rename it")
 

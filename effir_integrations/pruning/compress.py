@@ -19,6 +19,7 @@ from .analyze import analyze
 from .config import CompressConfig
 from .drop import drop
 from .export import export, export_from_disk
+from .plan import check_targets, find_plan
 from .reconstruct import check_plan, reconstruct
 
 
@@ -48,7 +49,8 @@ def compress(
     Args:
         model: Folder or hub name of a Sentence Transformers or bare Hugging Face model.
         out: Folder to write; must be new or empty unless `force`.
-        config: What to remove; with nothing named, half of the MLP neurons.
+        config: What to remove, or the quality to keep, for which `plan` finds what to remove; with
+            nothing named, half of the MLP neurons.
         texts: Calibration texts, instead of those that `config` names.
         force: Replace what is there, at the end and in one step.
         show_progress: Draw bars over long steps.
@@ -63,19 +65,25 @@ def compress(
         RuntimeError: A stage found its own result wrong; nothing is left behind.
     """
     config = config or CompressConfig()
-    if not config.drops and config.keep_neurons is None:
+    if not config.drops and config.keep_neurons is None and config.keep_quality is None:
         config = replace(config, keep_neurons=0.5)
+    corpus = texts if texts is not None else config.calibration
+    if config.keep_quality is not None:
+        check_targets(config.plan_config, corpus)
     with claimed(Path(out), force=force, sources=with_bases([model])):
         find_architecture(model)
         calibration = load_calibration(
-            texts if texts is not None else config.calibration,
+            corpus,
             limit=config.calibration_texts,
             seed=config.seed,
         )
         encoder = load(model, dtype=config.dtype, from_disk=config.from_disk)
         # no more than the base takes will be written
         with claimed(Path(out), force=force, needed_bytes=saved_bytes(encoder)):
-            plan, report = _plan(encoder, str(model), calibration, config, show_progress)
+            if config.keep_quality is None:
+                plan, report = _plan(encoder, str(model), calibration, config, show_progress)
+            else:
+                plan, report = _for_quality(encoder, corpus, config, show_progress), None
             if config.from_disk:
                 export_from_disk(model, plan, out, force=force, show_progress=show_progress)
                 made = load(out, from_disk=True)
@@ -109,6 +117,15 @@ def _plan(
             show_progress=show_progress,
         )
     return plan, report
+
+
+def _for_quality(
+    encoder: Encoder,
+    corpus: str | Sequence[str] | None,
+    config: CompressConfig,
+    show_progress: bool,
+) -> PruningPlan:
+    return find_plan(encoder, config.plan_config, corpus, show_progress=show_progress).plan
 
 
 def _rehearse(base: BaseIdentity, config: CompressConfig) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ..fields import check_fields
 from ..training.config import TrainConfig
 from .methods import METHODS
+from .plan_config import PlanConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +134,9 @@ class CompressConfig:
     """Share of the neurons of the MLPs left that stays, above 0 and up to 1, where 1 only refits
     these MLPs to make up for dropped sublayers. Default: all stay, or half where nothing is
     dropped."""
+    keep_quality: float | None = None
+    """Share of the full model's quality that must stay, such as 0.99, instead of saying what goes:
+    as much goes as a search on your corpus (--calibration) allows; see `effir plan`."""
     method: str = "reconstruct"
     """What makes up for removed neurons: `reconstruct` refits the output projection by least
     squares, `mean` adds their mean output to its bias, `plain` does nothing."""
@@ -173,6 +177,21 @@ class CompressConfig:
             )
         if self.keep_neurons is not None:
             self.reconstruct_config  # noqa: B018 - refuses bad shares and methods
+        if self.keep_quality is not None:
+            self._check_quality()
+
+    def _check_quality(self) -> None:
+        self.plan_config  # noqa: B018 - refuses a bad share
+        if self.drops or self.keep_neurons is not None:
+            raise ValueError(
+                f"keep_quality={self.keep_quality} finds out what goes; leave keep_neurons and "
+                "what is to be dropped out"
+            )
+        if self.from_disk or self.method != "reconstruct":
+            raise ValueError(
+                f"keep_quality={self.keep_quality} runs whole models whose MLPs are refitted; "
+                "leave from_disk and method out"
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> CompressConfig:
@@ -205,6 +224,18 @@ class CompressConfig:
     def drops(self) -> bool:
         """Whether any sublayer is to go."""
         return self.drop_config != DropConfig()
+
+    @property
+    def plan_config(self) -> PlanConfig:
+        """The part that `plan` reads."""
+        return PlanConfig(
+            keep_quality=self.keep_quality,
+            uniform=self.uniform,
+            multiple_of=self.multiple_of,
+            calibration_texts=self.calibration_texts,
+            max_length=self.max_length,
+            seed=self.seed,
+        )
 
     @property
     def reconstruct_config(self) -> ReconstructConfig:

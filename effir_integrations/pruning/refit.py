@@ -246,7 +246,7 @@ class Calibrator:
         moments = Moments(len(kept), len(weight), weight.device)
         for place, batch in enumerate(self.batches):
             if full is None:
-                whole = self._wholes.pop((layer, place))
+                whole = self._wholes[layer, place]
             else:
                 base = self._capture(PruningPlan(base=plan.base), batch, layer, full[place])
                 full[place] = base.handed_on

@@ -1,0 +1,200 @@
+"""Try plans that meet targets, and choose one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..fields import check_fields
+from ..model.plan import PruningPlan
+from .candidates import Candidate, Chooser, Limits
+
+if TYPE_CHECKING:
+    from .plan_config import PlanConfig
+    from .trial import Trial
+
+_CLOSE = 0.03
+"""By how much the measured time may miss what was asked for, as a share of it."""
+_CORRECTIONS = 3
+_ESTIMATED = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+"""Shares of the full model's time of which the table tells more than was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """One plan: what it takes, and what it keeps."""
+
+    drop_attention: tuple[int, ...]
+    """Layers without attention."""
+    mlp_widths: tuple[int, ...]
+    """MLP neurons of every layer, 0 where the MLP goes."""
+    parameters: int
+    """Without LM head."""
+    megabytes: float
+    """Of the weights, without LM head."""
+    latency: float
+    """Time of a text, as a share of the full model's: timed in turns with it, or by the table."""
+    error: float
+    """What removing does to the residual stream, as a share of it, before anything is refitted."""
+    measured: bool
+    """Whether the plan was made, timed and judged, or all of this is estimated."""
+    quality: float | None
+    """Share of the full model's mean reciprocal rank of known items; None where no corpus was given
+    to measure or estimate it by."""
+    quality_interval: tuple[float, float] | None
+    """95 %, over queries, where it was measured."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+Found = tuple[Point, list[Point], PruningPlan]
+
+
+def search_plans(trial: Trial, chooser: Chooser, config: PlanConfig) -> Found:
+    """Return the chosen point, all that were measured, and the chosen plan.
+
+    Raises:
+        ValueError: No plan meets the targets.
+    """
+    limits = _limits(trial, chooser, config)
+    if limits == Limits():
+        tried = list(_by_quality(trial, chooser, config))
+    else:
+        tried = [
+            _measured(trial, candidate) for candidate in _within(trial, chooser, config, limits)
+        ]
+    wanted = config.keep_quality or 0.0
+    good = [each for each in tried if (each[0].quality or 0.0) >= wanted]
+    if config.keep_quality is not None and not good:
+        nearest = max(tried, key=lambda each: each[0].quality or 0.0)[0]
+        raise ValueError(
+            f"no plan that was tried keeps {wanted:.1%} of the quality within the targets; the "
+            f"nearest keeps {nearest.quality or 0:.1%} at {nearest.latency:.0%} of the time and "
+            f"{nearest.parameters:,} parameters: lower keep_quality, or allow more"
+        )
+    if limits == Limits():
+        point, made = min(good, key=lambda each: each[0].latency)
+    else:
+        point, made = max(good, key=lambda each: (each[0].quality or 0.0, -each[0].error))
+    return point, [each[0] for each in tried], made
+
+
+def _limits(trial: Trial, chooser: Chooser, config: PlanConfig) -> Limits:
+    full, base = chooser.costs.full, trial.base
+    parameters = [
+        share * base.parameters for share in [config.keep_parameters] if share is not None
+    ]
+    if config.memory is not None:
+        parameters.append(config.memory * 1e6 / _bytes_each(trial))
+    limits = Limits(
+        milliseconds=None if config.latency is None else config.latency * full,
+        parameters=int(min(parameters)) if parameters else None,
+    )
+    fastest, smallest = chooser.least()
+    if limits.milliseconds is not None and limits.milliseconds < fastest:
+        raise ValueError(
+            f"latency={config.latency} cannot be met: the fastest plan takes {fastest / full:.2f} "
+            f"of the full model's {full:.2f} ms for a {config.role}; ask for more than that"
+        )
+    if limits.parameters is not None and limits.parameters < smallest:
+        raise ValueError(
+            f"{limits.parameters:,} parameters cannot be met: the smallest plan has {smallest:,} "
+            f"({smallest / base.parameters:.2f} of all, {smallest * _bytes_each(trial) / 1e6:,.1f} "
+            "MB); ask for more than that"
+        )
+    return limits
+
+
+def _bytes_each(trial: Trial) -> int:
+    return int(trial.model.dtype.itemsize)
+
+
+def _within(
+    trial: Trial, chooser: Chooser, config: PlanConfig, limits: Limits
+) -> Iterator[Candidate]:
+    """Yield the best candidates, each brought to the time that was asked for as it is measured."""
+    best = chooser.candidates(limits)
+    if trial.material.questions is None:
+        best = best[:1]  # nothing could tell which of several is better
+    for candidate in best[: config.candidates]:
+        yield candidate if config.latency is None else _timed(trial, chooser, candidate, limits)
+
+
+def _timed(trial: Trial, chooser: Chooser, candidate: Candidate, limits: Limits) -> Candidate:
+    """Return the candidate's frame at the width that takes the asked time when it is run."""
+    asked, table = limits.milliseconds or 0.0, limits.milliseconds or 0.0
+    for _ in range(_CORRECTIONS):
+        taken = trial.latency(candidate) * chooser.costs.full
+        if abs(taken / asked - 1) <= _CLOSE:
+            break
+        table *= asked / taken
+        closer = chooser.again(candidate, Limits(milliseconds=table, parameters=limits.parameters))
+        if closer is None or closer == candidate:
+            break
+        candidate = closer
+    return candidate
+
+
+def _by_quality(
+    trial: Trial, chooser: Chooser, config: PlanConfig
+) -> Iterator[tuple[Point, PruningPlan]]:
+    """Yield the plans that a search for the fastest one of enough quality comes by."""
+    least = chooser.least()[0] / chooser.costs.full
+    low, high = min(least, 0.99), 1.0
+    for _ in range(config.candidates + 1):
+        share = (low + high) / 2
+        within = chooser.candidates(Limits(milliseconds=share * chooser.costs.full))
+        point, made = _measured(trial, within[0])
+        yield point, made
+        if (point.quality or 0.0) >= (config.keep_quality or 0.0):
+            high = share
+        else:
+            low = share
+
+
+def _measured(trial: Trial, candidate: Candidate) -> tuple[Point, PruningPlan]:
+    made = trial.make(candidate)
+    quality = trial.quality(made)
+    point = Point(
+        drop_attention=candidate.drop_attention,
+        mlp_widths=candidate.widths,
+        parameters=made.parameters,
+        megabytes=made.parameters * _bytes_each(trial) / 1e6,
+        latency=trial.latency(candidate),
+        error=candidate.error,
+        measured=True,
+        quality=None if quality is None else quality.share,
+        quality_interval=None if quality is None else quality.interval,
+    )
+    return point, made
+
+
+def estimated(trial: Trial, chooser: Chooser, points: list[Point]) -> list[Point]:
+    """Return more points of the front, with what the measured ones let expect of them.
+
+    Quality is taken to fall in proportion to the error, as it fell in the measured points.
+    """
+    known = [x for x in points if x.quality is not None]
+    squares = sum(x.error**2 for x in known)
+    slope = sum((1 - (x.quality or 0.0)) * x.error for x in known) / squares if squares else None
+    front = []
+    for share in _ESTIMATED:
+        within = chooser.candidates(Limits(milliseconds=share * chooser.costs.full))
+        if within:
+            best = within[0]
+            front.append(
+                Point(
+                    drop_attention=best.drop_attention,
+                    mlp_widths=best.widths,
+                    parameters=best.parameters,
+                    megabytes=best.parameters * _bytes_each(trial) / 1e6,
+                    latency=best.milliseconds / chooser.costs.full,
+                    error=best.error,
+                    measured=False,
+                    quality=None if slope is None else max(0.0, min(1.0, 1 - slope * best.error)),
+                    quality_interval=None,
+                )
+            )
+    return front
