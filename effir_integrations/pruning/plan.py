@@ -145,6 +145,36 @@ def find_plan(
     Raises:
         ValueError: As `plan`.
     """
+    trial, chooser = prepare(
+        encoder, config, texts, costs=costs, force=force, show_progress=show_progress
+    )
+    best, points, made = search_plans(trial, chooser, config)
+    rest = estimated(trial, chooser, points)
+    ordered = tuple(sorted((*points, *rest), key=lambda x: (-x.latency, -x.parameters)))
+    return Planned(
+        plan=replace(made, made_by=(_record(config, trial, best),)),
+        points=ordered,
+        chosen=ordered.index(best),
+        costs=chooser.costs,
+    )
+
+
+def prepare(
+    encoder: SentenceTransformer,
+    config: PlanConfig,
+    texts: str | Path | Sequence[str] | None,
+    *,
+    costs: Path | None = None,
+    force: bool = False,
+    show_progress: bool = False,
+) -> tuple[Trial, Chooser]:
+    """Measure all that a search for plans needs: times, importance, and what neurons cost.
+
+    Args: as of `find_plan`.
+
+    Raises:
+        ValueError: As `plan`, but for its targets.
+    """
     material = read_material(texts, config)
     check_code(transformer_model(encoder))
     measured = None
@@ -173,15 +203,7 @@ def find_plan(
         multiple_of=config.multiple_of,
         uniform=config.uniform,
     )
-    best, points, made = search_plans(trial, chooser, config)
-    rest = estimated(trial, chooser, points)
-    ordered = tuple(sorted((*points, *rest), key=lambda x: (-x.latency, -x.parameters)))
-    return Planned(
-        plan=replace(made, made_by=(_record(config, trial, best),)),
-        points=ordered,
-        chosen=ordered.index(best),
-        costs=measured,
-    )
+    return trial, chooser
 
 
 @dataclass(frozen=True, kw_only=True)

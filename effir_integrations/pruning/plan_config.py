@@ -27,7 +27,7 @@ class PlanConfig:
     """What is timed, and whose vectors change: `document` (all texts are encoded anew) or `query`
     (queries, on documents that the full model encoded)."""
     batch: int | None = None
-    """Texts in a call that is timed. Default: 64 documents, or one query."""
+    """Texts in a call that is timed. Default: 32 documents, or one query."""
     length: int | None = None
     """Tokens of every text that is timed. Default: texts as they are."""
     uniform: bool = False
@@ -35,13 +35,13 @@ class PlanConfig:
     of its family that loads without this package."""
     multiple_of: int = 64
     """MLP widths become multiples of this: 64 for kernels, 256 for GGUF, 1 as in the paper."""
-    candidates: int = 4
+    candidates: int = 3
     """How many plans are made and measured before one is chosen."""
     calibration_texts: int = 256
     """How many texts neurons are ranked and refitted on; known items are never among them."""
-    documents: int = 1500
+    documents: int = 1000
     """In how many documents known items are searched, at most."""
-    queries: int = 500
+    queries: int = 400
     """How many known items are asked for, at most."""
     max_length: int | None = None
     """Tokens a text is cut to. Default: the model's own limit."""

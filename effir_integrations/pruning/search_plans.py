@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..fields import check_fields
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _CLOSE = 0.03
 """By how much the measured time may miss what was asked for, as a share of it."""
-_CORRECTIONS = 3
+_CORRECTIONS = 2
 _ESTIMATED = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Shares of the full model's time of which the table tells more than was asked for."""
 
@@ -62,9 +62,7 @@ def search_plans(trial: Trial, chooser: Chooser, config: PlanConfig) -> Found:
     if limits == Limits():
         tried = list(_by_quality(trial, chooser, config))
     else:
-        tried = [
-            _measured(trial, candidate) for candidate in _within(trial, chooser, config, limits)
-        ]
+        tried = [measured(trial, *each) for each in _within(trial, chooser, config, limits)]
     wanted = config.keep_quality or 0.0
     good = [each for each in tried if (each[0].quality or 0.0) >= wanted]
     if config.keep_quality is not None and not good:
@@ -113,28 +111,31 @@ def _bytes_each(trial: Trial) -> int:
 
 def _within(
     trial: Trial, chooser: Chooser, config: PlanConfig, limits: Limits
-) -> Iterator[Candidate]:
-    """Yield the best candidates, each brought to the time that was asked for as it is measured."""
+) -> Iterator[tuple[Candidate, float]]:
+    """Yield the best candidates, each brought to the time that was asked for, and their times."""
     best = chooser.candidates(limits)
     if trial.material.questions is None:
         best = best[:1]  # nothing could tell which of several is better
     for candidate in best[: config.candidates]:
-        yield candidate if config.latency is None else _timed(trial, chooser, candidate, limits)
+        yield to_time(trial, chooser, candidate, limits)
 
 
-def _timed(trial: Trial, chooser: Chooser, candidate: Candidate, limits: Limits) -> Candidate:
+def to_time(
+    trial: Trial, chooser: Chooser, candidate: Candidate, limits: Limits
+) -> tuple[Candidate, float]:
     """Return the candidate's frame at the width that takes the asked time when it is run."""
-    asked, table = limits.milliseconds or 0.0, limits.milliseconds or 0.0
+    asked, full = limits.milliseconds, chooser.costs.full
+    taken = trial.latency(candidate)
+    table = asked
     for _ in range(_CORRECTIONS):
-        taken = trial.latency(candidate) * chooser.costs.full
-        if abs(taken / asked - 1) <= _CLOSE:
+        if asked is None or table is None or abs(taken * full / asked - 1) <= _CLOSE:
             break
-        table *= asked / taken
-        closer = chooser.again(candidate, Limits(milliseconds=table, parameters=limits.parameters))
+        table *= asked / (taken * full)
+        closer = chooser.again(candidate, replace(limits, milliseconds=table))
         if closer is None or closer == candidate:
             break
-        candidate = closer
-    return candidate
+        candidate, taken = closer, trial.latency(closer)
+    return candidate, taken
 
 
 def _by_quality(
@@ -146,7 +147,7 @@ def _by_quality(
     for _ in range(config.candidates + 1):
         share = (low + high) / 2
         within = chooser.candidates(Limits(milliseconds=share * chooser.costs.full))
-        point, made = _measured(trial, within[0])
+        point, made = measured(trial, *to_time(trial, chooser, within[0], Limits()))
         yield point, made
         if (point.quality or 0.0) >= (config.keep_quality or 0.0):
             high = share
@@ -154,7 +155,14 @@ def _by_quality(
             low = share
 
 
-def _measured(trial: Trial, candidate: Candidate) -> tuple[Point, PruningPlan]:
+def measured(trial: Trial, candidate: Candidate, latency: float) -> tuple[Point, PruningPlan]:
+    """Make a plan and judge it, and return what it came to.
+
+    Args:
+        trial: Of the model.
+        candidate: What goes.
+        latency: As it was timed, as a share of the full model's.
+    """
     made = trial.make(candidate)
     quality = trial.quality(made)
     point = Point(
@@ -162,7 +170,7 @@ def _measured(trial: Trial, candidate: Candidate) -> tuple[Point, PruningPlan]:
         mlp_widths=candidate.widths,
         parameters=made.parameters,
         megabytes=made.parameters * _bytes_each(trial) / 1e6,
-        latency=trial.latency(candidate),
+        latency=latency,
         error=candidate.error,
         measured=True,
         quality=None if quality is None else quality.share,

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from .plan_config import PlanConfig
     from .ranking import Removal
 
-_TIMED = {"document": 64, "query": 32}
+_TIMED = {"document": 32, "query": 32}
 """Texts of a role that are timed."""
-_BATCH = {"document": 64, "query": 1}
+_BATCH = {"document": 32, "query": 1}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
