@@ -97,6 +97,13 @@ PRELUDES = {
 import faiss
 texts, index = ["A moss is a plant.", "Ships float."], faiss.IndexFlatIP(256)
 """,
+    "plan.md": """
+import shutil
+from pathlib import Path
+from effir_integrations.demo.docstrings import build_docstring_corpus
+build_docstring_corpus(Path("docstrings"))
+shutil.copyfile("docstrings/corpus.jsonl", "corpus.jsonl")
+""",
     "llama_index.md": "",
     "langchain_haystack.md": "",
     "serving.md": "",
