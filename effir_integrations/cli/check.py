@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +31,10 @@ def check_command(
     query_count: Annotated[int, typer.Option(min=1, help="At most so many.")] = 300,
     max_length: MaxLength = None,
     dtype: Dtype = "auto",
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Also draw how many queries lose how much to this PNG ([plot] extra)."),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -41,8 +46,11 @@ def check_command(
     effir check FULL SMALL --texts corpus.jsonl --queries queries.txt
     """
     from ..evaluation.check import check, fidelity_table
+    from ..evaluation.plots import check_png, overlap_plot
 
     errors.quiet_libraries()
+    if plot is not None:
+        check_png(plot)
     found = check(
         full,
         small,
@@ -54,4 +62,8 @@ def check_command(
         dtype=dtype,
         show_progress=not (quiet or as_json),
     )
+    if plot is not None:
+        ways = {"pruned": found.alone, "pruned, on the full index": found.kept}
+        curves = {name: x.overlap_by_query for name, x in ways.items() if x is not None}
+        overlap_plot(curves, f"{Path(small).name} against {Path(full).name}", plot)
     console.show(found.to_json() if as_json else fidelity_table(found), as_json, quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,10 +38,13 @@ class Agreement:
     known_item: float | None
     """Mean reciprocal rank of the known document among ten, where queries are known items."""
     known_item_interval: tuple[float, float] | None
+    overlap_by_query: tuple[float, ...] = field(repr=False)
+    """Of each query, in their order."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return {name: list(x) if isinstance(x, tuple) else x for name, x in vars(self).items()}
+        """Return the fields as plain JSON values, but for those of each query."""
+        kept = {name: x for name, x in vars(self).items() if name != "overlap_by_query"}
+        return {name: list(x) if isinstance(x, tuple) else x for name, x in kept.items()}
 
 
 def agreement(found: Places, full: Places, answers: Sequence[int] | None) -> Agreement:
@@ -65,6 +68,7 @@ def agreement(found: Places, full: Places, answers: Sequence[int] | None) -> Agr
         rank_biased_interval=_interval(biased),
         known_item=None if known is None else float(known.mean()),
         known_item_interval=None if known is None else _interval(known),
+        overlap_by_query=tuple(shared.tolist()),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,12 +80,8 @@ def width_plot(plan: PruningPlan, path: Path) -> Path:
     axes.bar(layers, plan.mlp_widths, color=_COLOURS[_NEWLY], label="kept")
     axes.set_xlabel("layer", color=_INK)
     axes.set_ylabel("MLP neurons", color=_INK)
-    axes.tick_params(length=0, colors=_INK, labelsize=9)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
     name = Path(plan.base.name).name or plan.base.family
-    axes.set_title(f"MLP widths, {name}", color=_INK, fontsize=12)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    _finish(figure, axes, f"MLP widths, {name}")
     return write_png(figure, path)
 
 
@@ -125,12 +121,44 @@ def front_plot(
             axes.scatter(*zip(*places, strict=True), s=size, color=colour, label=kind)
     axes.set_xlabel("time of a text, share of the full model's", color=_INK)
     axes.set_ylabel("quality kept", color=_INK)
+    _finish(figure, axes, title)
+    return write_png(figure, path)
+
+
+def overlap_plot(curves: Mapping[str, Sequence[float]], title: str, path: Path) -> Path:
+    """Draw how many queries lose how much: overlaps in ascending order.
+
+    Args:
+        curves: Name -> overlap of each query, from 0 to 1.
+        title: What is compared.
+        path: A file name that ends in .png; its folder is made.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: `path` does not end in .png.
+    """
+    check_png(path)
+    figure = new_figure(5.2, 3.6)
+    axes = figure.subplots()
+    for (name, values), state in zip(curves.items(), (_NEWLY, _DROPPED), strict=False):
+        queries = 100 * (np.arange(len(values)) + 0.5) / len(values)
+        axes.step(queries, np.sort(values), where="mid", color=_COLOURS[state], label=name)
+    axes.set_xlabel("queries, those that change most first (%)", color=_INK)
+    axes.set_ylabel("share of the 10 best that stays", color=_INK)
+    axes.set_ylim(-0.02, 1.02)
+    _finish(figure, axes, title)
+    return write_png(figure, path)
+
+
+def _finish(figure: Figure, axes: Axes, title: str) -> None:
     axes.set_title(title, color=_INK, fontsize=12)
     axes.tick_params(length=0, colors=_INK, labelsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return write_png(figure, path)
 
 
 def drop_order_grid(report: ImportanceReport, kind: str) -> np.ndarray[Any, np.dtype[np.int8]]:

@@ -59,7 +59,10 @@ def test_what_is_told_is_what_a_search_by_hand_finds(model_folder, other, corpus
 
     reference = best(full, full)
     for each, by_hand in ((found.alone, best(small, small)), (found.kept, best(small, full))):
-        shared = [len(set(a) & set(b)) / 10 for a, b in zip(reference, by_hand, strict=True)]
+        shared = list(each.overlap_by_query)
+        assert shared == [
+            len(set(a) & set(b)) / 10 for a, b in zip(reference, by_hand, strict=True)
+        ]
         assert each.overlap == pytest.approx(np.mean(shared))
         assert each.overlap_worst == pytest.approx(np.mean(sorted(shared)[:3]))
         assert each.overlap_interval[0] < each.overlap < each.overlap_interval[1] < 1
@@ -80,13 +83,14 @@ def test_models_of_other_dimensions_are_compared_by_what_they_find(model_folder,
     assert 0 < found.alone.overlap < 1
 
 
-def test_the_command_shows_what_python_returns(model_folder, other, corpus):
+def test_the_command_shows_what_python_returns(model_folder, other, corpus, tmp_path):
     given = ("check", model_folder, other, "--texts", corpus, "--query-count", 25)
     found = effir_json(*given)
     assert found["queries"] == 25
     expected = check(model_folder, other, corpus, query_count=25)
     assert found == json.loads(json.dumps(expected.to_json()))
-    table = effir(*given).stdout
+    table = effir(*given, "--plot", tmp_path / "overlap.png").stdout
+    assert (tmp_path / "overlap.png").read_bytes().startswith(b"\x89PNG")
     assert "pruned, on the full index" in table.replace("\n", " ") or "on the full" in table
     assert f"{expected.alone.overlap:.3f}" in table and "changes most" in table
 
