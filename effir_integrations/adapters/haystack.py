@@ -11,6 +11,7 @@ from ..encoder.space import check_space
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
 from .settings import Hinted, check_expected
+from .store import FillsStore, SearchesStore
 
 import_extra("haystack", "haystack")
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-class _Embedder(Hinted):
+class _Embedder(Hinted, SearchesStore):
     """What both components share: the encoder, its life, and its settings as plain values."""
 
     _encoder: LazyEncoder
@@ -45,7 +46,8 @@ class _Embedder(Hinted):
         if device is not None and not isinstance(device, str):
             device = device.to_torch_str()
         self._encoder = LazyEncoder(model, device=device, **options)
-        check_expected(self._encoder, fingerprint)
+        searches = isinstance(self, EffirTextEmbedder)
+        check_expected(self._encoder, fingerprint, searches=searches)
         name = str(model) if isinstance(model, str | Path) else None
         self._settings = {"model": name, "device": device, **options, **own}
 
@@ -104,7 +106,8 @@ class EffirTextEmbedder(_Embedder):
         query_prompt: Put in front instead of the model's own; empty for none.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run modelling code that lies in the folder.
-        fingerprint: Which model is expected; as of the property, to refuse any other.
+        fingerprint: Which model filled the store, as of the property: any is refused that neither
+            is it nor is of its space.
 
     Raises:
         FileNotFoundError: There is no such model folder, or a weight file is missing.
@@ -159,7 +162,7 @@ class EffirTextEmbedder(_Embedder):
 
 
 @component
-class EffirDocumentEmbedder(_Embedder):
+class EffirDocumentEmbedder(_Embedder, FillsStore):
     """Embed documents with the document prompt of the model, in a Haystack pipeline.
 
     What is embedded is the values of `meta_fields_to_embed` that a document has, then its content,
@@ -178,7 +181,8 @@ class EffirDocumentEmbedder(_Embedder):
         progress_bar: Draw a progress bar, if embedding lasts more than two seconds.
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run modelling code that lies in the folder.
-        fingerprint: Which model is expected; as of the property, to refuse any other.
+        fingerprint: Which model is expected, as of the property: any is refused that gives
+            documents other vectors.
 
     Raises:
         FileNotFoundError: There is no such model folder, or a weight file is missing.
@@ -243,11 +247,12 @@ class EffirDocumentEmbedder(_Embedder):
         """Do as `run` on a thread of its own, one call after the other."""
         return await self._encoder.arun(partial(self.run, documents))
 
-    def check_documents(self, documents: list[Document]) -> float:
+    def check_documents(self, documents: list[Document], *, queries_only: bool = False) -> float:
         """Refuse documents of a store whose vectors are not those that this component gives.
 
         Args:
             documents: Some of the store's, such as 20, with their vectors.
+            queries_only: As of `check_space`.
 
         Returns:
             The smallest cosine of a vector and the one that its document gets now.
@@ -259,7 +264,7 @@ class EffirDocumentEmbedder(_Embedder):
         texts = self._texts(documents)
         vectors = [[] if x.embedding is None else x.embedding for x in documents]
         embed = partial(self._encoder.embed, kind="document", prompt=self.document_prompt)
-        return check_space(embed, vectors, texts)
+        return check_space(embed, vectors, texts, queries_only=queries_only)
 
     def _texts(self, documents: list[Document]) -> list[str]:
         if not isinstance(documents, list) or any(not isinstance(d, Document) for d in documents):

@@ -10,6 +10,7 @@ from ..data.inputs import listed
 from ..extras import import_extra
 from .lazy_encoder import LazyEncoder
 from .settings import Hinted, check_expected
+from .store import FillsStore, SearchesStore
 
 import_extra("langchain_core", "langchain")
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
-class EffirEmbeddings(Hinted, Embeddings):
+class EffirEmbeddings(Hinted, SearchesStore, FillsStore, Embeddings):
     """LangChain embeddings of any encoder, compressed or not.
 
     Queries and documents get the prompts of the model, and texts stay as they are, line breaks
@@ -47,7 +48,8 @@ class EffirEmbeddings(Hinted, Embeddings):
         revision: Branch, tag or commit on the hub.
         trust_remote_code: Run modelling code that lies in the folder.
         show_progress: Draw a progress bar while documents are embedded.
-        fingerprint: Which model is expected; as of the property, to refuse any other.
+        fingerprint: Which model filled the store, as of the property: any is refused that neither
+            is it nor is of its space. One of its space embeds queries alone.
 
     Raises:
         FileNotFoundError: There is no such model folder, or a weight file is missing.

@@ -21,9 +21,10 @@ from ..encoder.encoder import role_prompt
 from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.loading import load
 from ..encoder.model_files import identify_files
-from ..encoder.pair import documents_of
+from ..encoder.pair import PairEncoder
 from ..encoder.precision import PRECISIONS, loading_options
 from ..encoder.search_vectors import Role, inner_product_is_similarity, search_vectors
+from ..encoder.space_record import Space, space_of
 from ..encoder.tokenization import token_limit
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class LazyEncoder:
             )
         self._lock, self._worker = CallLock(), OneThread("effir-encoder")
         self._encoder: Any = None
-        self._warned = False
+        self._warned, self.only_queries = False, False
         self.max_length, self.truncate_dim = max_length, truncate_dim
         self._options: dict[str, Any] = {
             "device": device,
@@ -84,7 +85,7 @@ class LazyEncoder:
         if isinstance(model, str | Path):
             files = identify_files(model, revision)
             self.name, self.fingerprint = str(model), files.identity
-            self.searches = frozenset({files.identity, *documents_of(model)})
+            self._know_space(space_of(model, files.revision))
             self._source, self._options["revision"] = files.name, files.revision
         else:
             self._source = ""
@@ -102,7 +103,19 @@ class LazyEncoder:
         place = getattr(getattr(model[0], "model", None), "name_or_path", "")
         self.name = model.model_card_data.model_id or place or type(model).__name__
         self.fingerprint = f"sha256 {encoder_fingerprint(model)}"
-        self.searches = frozenset({self.fingerprint})
+        documents = None
+        if isinstance(model, PairEncoder):
+            made = f"sha256 {encoder_fingerprint(model.tower('document'))}"
+            documents = Space(name=self.name, files=made, same_documents=True)
+        self._know_space(documents)
+
+    def _know_space(self, space: Space | None) -> None:
+        own = Space(name=self.name, files=self.fingerprint, same_documents=True)
+        self.documents = space if space is not None and space.same_documents else own
+        """The model whose vectors documents get here."""
+        known = {self.fingerprint, *([] if space is None else [space.files])}
+        self.searches = frozenset(known)
+        """Fingerprints of the models whose documents queries can be compared with."""
 
     @property
     def is_loaded(self) -> bool:
@@ -144,7 +157,7 @@ class LazyEncoder:
         """The length of the vectors."""
         whole = self.encoder.get_embedding_dimension()
         if whole is None:
-            return self.embed(["length"], "document").shape[1]
+            return self.embed(["length"], "query").shape[1]
         return min(whole, self.truncate_dim or whole)
 
     def embed(
@@ -166,13 +179,20 @@ class LazyEncoder:
             show_progress: Draw a progress bar.
 
         Raises:
-            ValueError: A text is no string, or `texts` is a single one.
+            ValueError: A text is no string, or `texts` is a single one, or documents are given
+                where queries alone were expected.
         """
         if isinstance(texts, str):
             raise ValueError(f"texts is one string ({texts!r:.60}); give a list of strings")
         length = self.max_length if max_length is None else max_length
         if not len(texts):
             return np.zeros((0, self.dimension), dtype=np.float32)
+        if self.only_queries and kind == "document":
+            raise ValueError(
+                f"{self.name} is to search documents of another model (fingerprint), among which "
+                "those that it encodes would not fit; add documents with that model, or with a "
+                "pair that encodes them by it (effir pair)"
+            )
         encoder = self.encoder
         with call_lock(encoder):
             return search_vectors(

@@ -59,19 +59,28 @@ def refuse_unknown(kind: str, known: Collection[str], given: Iterable[str]) -> N
         raise TypeError(f"{kind} has no {name!r}; {hint or choice}")
 
 
-def check_expected(encoder: LazyEncoder, fingerprint: str | None) -> None:
-    """Refuse another model than the one that settings were made for.
+def check_expected(encoder: LazyEncoder, fingerprint: str | None, *, searches: bool = True) -> None:
+    """Refuse another model than the one that settings were made for, or a store was filled by.
+
+    An encoder of queries whose space is that of the expected model is taken, and is then refused
+    documents, which would be of its own.
 
     Args:
         encoder: As it is now.
         fingerprint: What is expected; None takes any.
+        searches: Whether it embeds queries.
 
     Raises:
         ValueError: The model has another fingerprint.
     """
-    if fingerprint not in (None, encoder.fingerprint):
+    if fingerprint in (None, encoder.fingerprint, encoder.documents.files):
+        return
+    if searches and fingerprint in encoder.searches:
+        encoder.only_queries = True
+    else:
         raise ValueError(
             f"the model of {encoder.name} is now {encoder.fingerprint}, but these settings are of "
             f"{fingerprint}, whose vectors do not fit; re-index with {encoder.name} and settings "
-            "without this fingerprint, or bring the former model back"
+            "without this fingerprint, or bring the former model back, or a query encoder that "
+            "effir pair made for it"
         )

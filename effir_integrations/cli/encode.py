@@ -131,13 +131,15 @@ def _encode_here(
     from ..encoder.encoder import role_prompt
     from ..encoder.loading import load
     from ..encoder.pair import PairEncoder
+    from ..encoder.space_record import documents_of, encodes_as
 
+    made_by = documents_of(model) if role == "document" else encodes_as(model)
     encoder = load(model, **loading)
     if isinstance(encoder, PairEncoder):
         encoder = encoder.tower(role)
     if options["prompt"] is None:
         options["prompt"] = role_prompt(encoder, role)
-    return encode_to_file(encoder, source, out, **options)
+    return encode_to_file(encoder, source, out, made_by=made_by, **options)
 
 
 def _encode_on_ray(

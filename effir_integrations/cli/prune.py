@@ -184,6 +184,7 @@ def export_command(
     """Write the planned model as an ordinary Sentence Transformers folder."""
     from ..encoder.loading import load
     from ..encoder.recorded_base import base_source
+    from ..encoder.space_record import space_made_of
     from ..files import claimed
     from ..model.peft_folder import with_bases
     from ..model.plan import PruningPlan
@@ -197,7 +198,8 @@ def export_command(
             progress = not (quiet or as_json)
             export_from_disk(name, plan, out, force=force, show_progress=progress)
         else:
-            export(load(name, dtype=dtype), plan, out, force=force)
+            space = space_made_of(name)
+            export(load(name, dtype=dtype), plan, out, space=space, force=force)
     console.show_plan(plan, None, as_json, quiet, out)
 
 

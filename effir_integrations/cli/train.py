@@ -231,6 +231,7 @@ def distill_command(
     from ..encoder.encoder import transformer_model
     from ..encoder.loading import load
     from ..encoder.recorded_base import base_source, check_recorded
+    from ..encoder.space_record import space_made_of
     from ..training.distill import distill
     from ..training.launch import local_device
     from .train_sources import load_source, load_texts
@@ -250,6 +251,7 @@ def distill_command(
         config,
         out,
         history=history,
+        space=space_made_of(name),
         force=force,
         show_progress=progress,
     )

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..data.vector_files import DTYPE, NPY_HEADER_BYTES, WRITERS, ids_path, npy_header, write_ids
+from ..encoder.store_record import StoreRecord, record_path
 from ..files import FULL, new_file, read_json
 from ..files.locks import locked
 from .repeated_ids import repeated_ids
@@ -31,6 +32,10 @@ class State:
     """All that changes the vectors, besides the model."""
     encoder: str
     """Fingerprint of the model."""
+    model: str
+    """Its name."""
+    files: str
+    """What stores know it by: the identity of its files, or the fingerprint."""
     replaces: bool
     """Whether the run may replace an old file, so that its continuation may."""
     rows: int = 0
@@ -111,6 +116,9 @@ class Unfinished:
         return replace(found, replaces=found.replaces or begun.replaces)
 
     def _check_same(self, found: State, begun: State) -> None:
+        other = found.encoder != begun.encoder
+        if other and found.model != begun.model:
+            raise self._other_model(found, f"of {found.model}, not of {begun.model}")
         for name, now in begun.settings.items():
             before = found.settings.get(name)
             if before != now:
@@ -119,11 +127,15 @@ class Unfinished:
                     f"{_SETTING_NAMES.get(name, name)} {before!r}, not {now!r}; give the same "
                     "again, or start over with --force (force=True)"
                 )
-        if found.encoder != begun.encoder:
-            raise ValueError(
-                f"{self.folder} holds {found.rows:,} vectors of another model (weights, tokenizer "
-                "or pooling differ); give that model again, or start over with --force (force=True)"
-            )
+        if other:
+            what = "of another model (weights, tokenizer or pooling differ)"
+            raise self._other_model(found, what)
+
+    def _other_model(self, found: State, what: str) -> ValueError:
+        return ValueError(
+            f"{self.folder} holds {found.rows:,} vectors {what}; give that model again, or start "
+            "over with --force (force=True)"
+        )
 
     def _vector_bytes(self) -> int:
         return NPY_HEADER_BYTES + self.state.rows * self.state.dimension * DTYPE.itemsize
@@ -169,6 +181,7 @@ class Unfinished:
             with new_file(self.out) as partial:
                 write(partial, self._blocks(), self.state.dimension)
                 _sync(partial)
+                self._write_record()
             self._close_files()
         else:
             self._finish_npy()
@@ -184,10 +197,23 @@ class Unfinished:
         with new_file(ids) as partial:
             write_ids(partial, self._id_windows())
             _sync(partial)
-            # old vectors must never lie beside new ids, not even if the process is killed here
-            self.out.unlink(missing_ok=True)
+            self._write_record()
         self._close_files()
         os.replace(self.folder / VECTORS, self.out)
+
+    def _write_record(self) -> None:
+        """Name the model beside the file, which appears next."""
+        # old vectors must never lie beside a new record or new ids, not even if the process is
+        # killed here
+        self.out.unlink(missing_ok=True)
+        state = self.state
+        StoreRecord(
+            model=state.model,
+            fingerprint=state.files,
+            dimension=state.dimension,
+            settings=state.settings,
+        ).save(self.out)
+        _sync(record_path(self.out))
 
     def _id_windows(self) -> Iterator[list[str]]:
         window = self.state.settings["window"]

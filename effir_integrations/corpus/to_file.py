@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sentence_transformers import SentenceTransformer
 
 from ..data.corpus import corpus_pairs, count_texts
 from ..data.inputs import streamed
 from ..data.vector_files import BYTES_A_NUMBER, check_ending, check_id, ids_path
 from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.loading import loaded
+from ..encoder.space_record import Space, documents_of
 from ..encoder.tokenization import cut_to, token_limit
 from ..files import check_space
 from ..progress import Progress, progress_bar
 from .resume import State, Unfinished, may_replace, work_folder
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
     Pair = tuple[str, str]
     Texts = str | os.PathLike[str] | Iterable[Pair] | Iterable[str]
 
@@ -77,13 +77,15 @@ def encode_to_file(
     truncate_dim: int | None = None,
     max_length: int | None = None,
     window: int = WINDOW,
+    made_by: Space | None = None,
     force: bool = False,
     show_progress: bool = False,
 ) -> EncodedFile:
     """Write the vectors of a corpus into a file, or resume a run that was stopped.
 
     Until `out` is whole it does not exist; what is done lies in a hidden folder beside it. Run
-    through or stopped and continued, the file has the same bytes on the same machine.
+    through or stopped and continued, the file has the same bytes on the same machine. Beside it
+    `OUT.effir` names the model, for adapters to refuse another one's queries (`check_store`).
 
     Args:
         model: Gives the vectors; or the folder or name to load it from.
@@ -99,6 +101,8 @@ def encode_to_file(
         truncate_dim: Keep that many leading numbers of every vector; None keeps the model's own.
         max_length: Tokens a text is cut to, at most the encoder's own limit, which None takes.
         window: Texts that are encoded together and lost together if the process is killed.
+        made_by: Which model a loaded one is, by its files, as of `documents_of`; None knows it by
+            its weights.
         force: Replace `out`, and throw away what an earlier run did.
         show_progress: Show bars.
 
@@ -116,9 +120,11 @@ def encode_to_file(
     given: Path | Iterable[Pair]
     given = Path(texts) if isinstance(texts, (str, os.PathLike)) else streamed(texts)
     check_encode_to_file(given, out, force=force)
+    if made_by is None and not isinstance(model, SentenceTransformer):
+        made_by = documents_of(model)
     encoder = loaded(model)
     settings = _settings(encoder, prompt, normalize_embeddings, truncate_dim, max_length, window)
-    begun = State(settings=settings, encoder=encoder_fingerprint(encoder), replaces=force)
+    begun = _begun(encoder, made_by, settings, replaces=force)
     counted = getattr(encoder, "tokens_encoded", None)
     work = Unfinished(out, begun, restart=force)
     try:
@@ -143,6 +149,25 @@ def encode_to_file(
         seconds=time.perf_counter() - start,
         tokens=None if counted is None else encoder.tokens_encoded - counted,
     )
+
+
+def _begun(
+    encoder: SentenceTransformer, made_by: Space | None, settings: dict[str, Any], *, replaces: bool
+) -> State:
+    fingerprint = encoder_fingerprint(encoder)
+    known = made_by or Space(name=_name(encoder), files=f"sha256 {fingerprint}")
+    return State(
+        settings=settings,
+        encoder=fingerprint,
+        model=known.name,
+        files=known.files,
+        replaces=replaces,
+    )
+
+
+def _name(encoder: SentenceTransformer) -> str:
+    place = getattr(getattr(encoder[0], "model", None), "name_or_path", "")
+    return str(place or type(encoder).__name__)
 
 
 def _repeated_ids(work: Unfinished) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..model.plan import PruningPlan
 from ..model.stage_record import check_records
 from .encoder import transformer_model
 from .model_card import write_model_card
+from .space_record import SPACE, Space
 
 
 def history_of(plan: PruningPlan) -> dict[str, Any]:
@@ -53,6 +54,7 @@ class _History:
     versions: Mapping[str, str]
     revision: str | None = None
     dropped_attention_before: tuple[int, ...] = ()
+    space: Space | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -89,8 +91,14 @@ def history_at(encoder: Any, name: str | Path) -> dict[str, Any]:
 
 
 def with_stage(history: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a history with one more stage at its end."""
-    return {**history, "made_by": [*history["made_by"], record]}
+    """Return a history with one more stage at its end, which says nothing of a space any more."""
+    return {**in_space(history, None), "made_by": [*history["made_by"], record]}
+
+
+def in_space(history: Mapping[str, Any], space: Space | None) -> dict[str, Any]:
+    """Return a history that names the model whose documents can be searched, or none."""
+    kept = {key: value for key, value in history.items() if key != SPACE}
+    return kept if space is None else {**kept, SPACE: asdict(space)}
 
 
 def write_history(folder: Path, history: Mapping[str, Any], base_card: str | None = None) -> None:

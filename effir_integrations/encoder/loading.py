@@ -103,7 +103,7 @@ def load(
     if max_length is not None:
         check_length(max_length)
     finish: dict[str, Any] = {"max_length": max_length, "precision": precision, "compile": compile}
-    if is_pair(name):
+    if is_pair(name, revision):
         if pooling is not None or bidirectional or from_disk:
             raise ValueError(
                 f"{name} holds two finished encoders; leave pooling, bidirectional and from_disk "
@@ -111,7 +111,7 @@ def load(
             )
         with _LOADING:
             pair = load_pair(
-                Path(name),
+                _downloaded(str(name), revision),
                 model_kwargs={**options, "use_safetensors": True},
                 device=device,
                 prompts=prompts,
@@ -229,9 +229,17 @@ def _place_of_modules(name: str, revision: str | None) -> str:
     """
     if Path(name).is_dir() or find_adapter(name, revision=revision) is None:
         return name
+    return str(_downloaded(name, revision))
+
+
+def _downloaded(name: str, revision: str | None) -> Path:
+    """Return a folder as it is, or the copy here of what is on the hub."""
+    if Path(name).is_dir():
+        return Path(name)
     from huggingface_hub import snapshot_download
 
-    return snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.onnx"])
+    ignored = ["*.bin", "*.pt", "*.onnx"]
+    return Path(snapshot_download(name, revision=revision, ignore_patterns=ignored))
 
 
 def _precision_options(

@@ -33,16 +33,17 @@ def identify_files(model: str | Path, revision: str | None = None) -> ModelFiles
         FileNotFoundError: There is no such model, here or on the hub, or a weight file is missing.
         ValueError: A weight file is damaged.
     """
-    from .sources import config_place, find_encoder, hub_commit, read_config
+    from .sources import config_place, find_encoder, hub_commit, is_pair, read_config
 
-    folder = Path(find_encoder(model))
-    config = None if folder.is_dir() else read_config(str(model), revision=revision)
+    folder = Path(find_encoder(model, revision))
+    if not folder.is_dir() and not is_pair(model, revision):
+        read_config(str(model), revision=revision)
     adapter = find_adapter(config_place(str(folder)), revision=revision)
     base = ""
     if adapter is not None:
         with blamed_on_base(adapter):
             base = f" on {identify_files(adapter.base, adapter.base_revision).identity}"
-    if config is not None:
+    if not folder.is_dir():
         commit = hub_commit(str(folder), revision) or revision
         return ModelFiles(name=str(model), identity=f"{model} at {commit}{base}", revision=commit)
     digest = hashlib.sha256()

@@ -12,13 +12,13 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 
 from ..files import inside, read_json
 from ..model.config_file import check_config, check_tokenizer
-from ..model.modeling import HISTORY_FILE, STANDALONE_FILE
+from ..model.modeling import STANDALONE_FILE
 from ..model.safetensors_files import check_checkpoint
 from .call_lock import call_lock
 from .encoder import Encoder
 from .inference import limit_of_call
 from .shortcuts import Shortcuts
-from .sources import ROUTES, is_pair
+from .sources import ROUTES
 from .tokenization import cut_to, token_limit
 from .transformer import CheckedTransformer
 
@@ -97,21 +97,6 @@ def copy_code(folder: Path) -> bool:
     for path in files[:1]:
         shutil.copyfile(path, folder / STANDALONE_FILE)
     return bool(files)
-
-
-def documents_of(name: str | Path) -> list[str]:
-    """Return the identity of the document encoder whose index a pair's queries can search.
-
-    Args:
-        name: Of any model; of one that is no pair of ours, nothing is known.
-    """
-    path = Path(name) / HISTORY_FILE
-    if not is_pair(name) or not path.is_file():
-        return []
-    content = read_json(path, "the history of a pair")
-    documents = content.get("document")
-    known = documents.get("files") if isinstance(documents, Mapping) else None
-    return [known] if isinstance(known, str) else []
 
 
 def load_pair(folder: Path, **options: Any) -> PairEncoder:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig
-from transformers.utils.hub import extract_commit_hash
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from ..model.config_file import blamed_on_config, check_folder
 from ..model.families import find
@@ -61,6 +61,8 @@ def read_config(
     except OSError as error:
         if folder.is_dir():
             raise
+        if is_pair(source, revision):
+            raise _several(source) from error
         raise FileNotFoundError(
             f"there is no folder {folder.absolute()}, and {_hub_answer(source, error)}; give the "
             "folder that holds config.json, or a hub name"
@@ -85,7 +87,8 @@ def hub_commit(source: str, revision: str | None = None) -> str | None:
 
     if Path(source).is_dir():
         return None
-    files = (try_to_load_from_cache(source, mark, revision=revision) for mark in _MARKS)
+    marks = (*_MARKS, ROUTES)
+    files = (try_to_load_from_cache(source, mark, revision=revision) for mark in marks)
     return next((extract_commit_hash(file, None) for file in files if isinstance(file, str)), None)
 
 
@@ -132,10 +135,7 @@ def find_source(model: str | Path) -> str:
             "Transformers model folder"
         )
     if is_pair(path):
-        raise ValueError(
-            f"{name} holds several encoders, which can be loaded to encode and evaluate, and no "
-            "more; give one of them alone, as `effir pair --apart` writes them"
-        )
+        raise _several(name)
     place = transformer_folder(path)
     check_folder(path, place)
     adapter = find_adapter(place)
@@ -148,19 +148,46 @@ def find_source(model: str | Path) -> str:
     return name
 
 
-def is_pair(name: str | Path) -> bool:
-    """Say whether a name stands for a folder of several encoders."""
-    return (Path(name) / ROUTES).is_file()
+def _several(name: str) -> ValueError:
+    return ValueError(
+        f"{name} holds several encoders, which can be loaded to encode and evaluate, and no "
+        "more; give one of them alone, as `effir pair --apart` writes them"
+    )
 
 
-def find_encoder(name: str | Path) -> str:
-    """Return what `find_source` does, and a folder of several encoders, which only encodes.
+def is_pair(name: str | Path, revision: str | None = None) -> bool:
+    """Say whether a name stands for several encoders, in a folder or on the hub."""
+    if Path(name).exists():
+        return (Path(name) / ROUTES).is_file()
+    return hub_file(str(name), ROUTES, revision) is not None
+
+
+def hub_file(name: str, file: str, revision: str | None = None) -> Path | None:
+    """Return where a file of a model on the hub is kept here, or None where it cannot be had."""
+    if name == MINI or not _HUB_NAME.fullmatch(name):
+        return None
+    try:
+        found = cached_file(
+            name,
+            file,
+            revision=revision,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:  # whoever reads the model says what is wrong with its name
+        return None
+    return None if found is None else Path(found)
+
+
+def find_encoder(name: str | Path, revision: str | None = None) -> str:
+    """Return what `find_source` does, and several encoders together, which only encode.
 
     Raises:
         FileNotFoundError: As of `find_source`.
         ValueError: As of `find_source`.
     """
-    return str(name) if is_pair(name) else find_source(name)
+    return str(name) if is_pair(name, revision) else find_source(name)
 
 
 def find_folder(model: str | Path) -> Path:

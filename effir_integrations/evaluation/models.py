@@ -88,4 +88,6 @@ def model_bytes(model: SentenceTransformer, source: SentenceTransformer | str | 
         return folder_bytes(folder)
     # A short name such as "all-MiniLM-L6-v2" is completed while loading.
     name = getattr(_configuration(model), "name_or_path", "") or str(source)
-    return folder_bytes(Path(snapshot_download(name, local_files_only=True)))
+    # several encoders together are read from where they were downloaded to
+    place = name if Path(name).is_dir() else snapshot_download(name, local_files_only=True)
+    return folder_bytes(Path(place))

@@ -104,7 +104,10 @@ class WritesItsCode:
 
 
 def _keep_history(model: Any, folder: Path) -> None:
-    """Write the history that lies where the model was loaded from, unless its shape changed."""
+    """Write the history that lies where the model was loaded from, unless its shape changed.
+
+    The weights may have been trained since, so it names no space any more.
+    """
     path = Path(str(model.name_or_path)) / HISTORY_FILE
     if not path.is_file():
         return
@@ -112,7 +115,8 @@ def _keep_history(model: Any, folder: Path) -> None:
     dropped = {*history.get("drop_attention", ()), *history.get("dropped_attention_before", ())}
     same_mlps = history.get("mlp_widths") == list(config.mlp_widths or ())
     if same_mlps and dropped == set(config.dropped_attention or ()):
-        write_json(folder / HISTORY_FILE, history)
+        kept = {key: value for key, value in history.items() if key != "space"}
+        write_json(folder / HISTORY_FILE, kept)
 
 
 _STANDALONE_HEADER = '''"""Pruned {prefix} model, written by effir-integrations (Apache-2.0).

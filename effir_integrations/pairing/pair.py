@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from ..data.calibration import load_calibration
 from ..encoder.encoder import Encoder, transformer_model
 from ..encoder.fingerprint import encoder_fingerprint
 from ..encoder.folder import PROBES, save_into, saved_bytes
-from ..encoder.history import history_at
+from ..encoder.history import history_at, in_space
 from ..encoder.loading import load
 from ..encoder.model_files import identify_files
 from ..encoder.pair import copy_code
 from ..encoder.search_vectors import mean_cosine, search_vectors
 from ..encoder.sources import find_source
+from ..encoder.space_record import Space, documents_of
 from ..encoder.tokenization import save_tokenizer, texts_without_tokens
 from ..files import claimed, new_folder, write_json
 from ..model.modeling import HISTORY_FILE
@@ -71,13 +72,18 @@ class _Side:
     encoder: Encoder
     tower: Tower
     history: dict[str, Any]
+    documents: Space
+    """The model that gives documents its vectors: itself, or the one that it is a copy of."""
 
     @classmethod
     def of(cls, name: str | Path) -> _Side:
         encoder = load(name, device="cpu")
         source = str(transformer_model(encoder).name_or_path)
         return cls(
-            encoder=encoder, tower=tower_of(encoder, name), history=history_at(encoder, source)
+            encoder=encoder,
+            tower=tower_of(encoder, name),
+            history=history_at(encoder, source),
+            documents=documents_of(name),
         )
 
     def stock(self) -> SentenceTransformer:
@@ -189,8 +195,9 @@ def _write(
             stack.enter_context(new_folder(place, force=force, needed_bytes=needed))
             for place, needed in zip(places, (sum(sizes), *sizes), strict=False)
         )
-        for side, folder in zip((query, document), alone, strict=False):
-            save_into(side.encoder, side.history, folder)
+        spaces = (replace(document.documents, same_documents=False), document.documents)
+        for side, space, folder in zip((query, document), spaces, alone, strict=False):
+            save_into(side.encoder, in_space(side.history, space), folder)
         _write_pair(query, document, partial, cosine)
         _check_written(query, document, partial)
 
@@ -220,13 +227,14 @@ def _write_pair(query: _Side, document: _Side, folder: Path, cosine: float) -> N
             "folder": firsts[role].name,
             "fingerprint": encoder_fingerprint(side.encoder),
             "files": identify_files(side.tower.name).identity,
-            "history": side.history,
+            "history": in_space(side.history, None),
         }
         for role, side in sides.items()
     }
     measured = {"same_base": _same_base(query, document), "cosine": cosine, "texts": _COMPARED}
     record = {"stage": "pair", "config": {}, **measured}
-    write_json(folder / HISTORY_FILE, {**parts, "made_by": [record], "versions": versions()})
+    history = {**parts, "made_by": [record], "versions": versions()}
+    write_json(folder / HISTORY_FILE, in_space(history, document.documents))
     card = pair_card(
         query.tower,
         document.tower,

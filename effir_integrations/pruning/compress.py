@@ -11,6 +11,7 @@ from ..encoder.encoder import Encoder, transformer_model
 from ..encoder.folder import saved_bytes
 from ..encoder.loading import load
 from ..encoder.sources import find_architecture
+from ..encoder.space_record import space_made_of
 from ..files import claimed
 from ..model.identity import BaseIdentity
 from ..model.peft_folder import with_bases
@@ -88,7 +89,8 @@ def compress(
                 export_from_disk(model, plan, out, force=force, show_progress=show_progress)
                 made = load(out, from_disk=True)
             else:
-                made = export(encoder, plan, out, force=force)
+                space = space_made_of(model)
+                made = export(encoder, plan, out, space=space, force=force)
     return Compressed(encoder=made, plan=plan, report=report)
 
 

@@ -13,10 +13,11 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from ..encoder.encoder import Encoder, transformer_model
 from ..encoder.folder import probe, save, source_of
-from ..encoder.history import history_of, write_history
+from ..encoder.history import history_of, in_space, write_history
 from ..encoder.inference import TEXT_ONLY
 from ..encoder.loading import loaded
 from ..encoder.sources import find_folder, transformer_folder
+from ..encoder.space_record import Space, space_made_of
 from ..encoder.tokenization import (
     prepare_tokenizer,
     save_tokenizer,
@@ -38,6 +39,7 @@ def export(
     plan: PruningPlan,
     out: str | Path,
     *,
+    space: Space | None = None,
     force: bool = False,
 ) -> Encoder:
     """Apply a plan to an encoder and write the result as a Sentence Transformers folder.
@@ -51,6 +53,9 @@ def export(
             the pruned model afterwards.
         plan: Made for this base.
         out: Folder to write; must be new or empty unless `force`.
+        space: Of a base that is given loaded, as of `space_made_of`: what the folder says about
+            whose documents its queries can search. None says nothing: weights in memory may be
+            others than those that they were loaded from.
         force: Replace what is there, at the end and in one step.
 
     Returns:
@@ -66,6 +71,8 @@ def export(
     out = Path(out)
     source = source_of(model) if isinstance(model, SentenceTransformer) else model
     with claimed(out, force=force, sources=with_bases([source])):
+        if space is None and not isinstance(model, SentenceTransformer):
+            space = space_made_of(model)
         encoder = loaded(model)
         plan.base.check_same(BaseIdentity.of(transformer_model(encoder)))
         check_code(transformer_model(encoder))
@@ -74,7 +81,7 @@ def export(
         encoder[0].model = apply(transformer_model(encoder), plan)
         dtype = transformer_model(encoder).dtype
         check_sliced_equals_masked(expected, probe(encoder), dtype)
-        return save(encoder, history_of(plan), out, force=force)
+        return save(encoder, in_space(history_of(plan), space), out, force=force)
 
 
 def check_sliced_equals_masked(
@@ -141,7 +148,8 @@ def export_from_disk(
             _write_sidecars(source, partial)
         card = source / "README.md"
         base_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
-        write_history(partial, history_of(plan), base_card)
+        history = in_space(history_of(plan), space_made_of(source))
+        write_history(partial, history, base_card)
     return out
 
 

@@ -14,6 +14,7 @@ from ..data.calibration import calibrated
 from ..encoder.encoder import transformer_model
 from ..encoder.folder import source_of
 from ..encoder.loading import loaded
+from ..encoder.space_record import space_made_of
 from ..encoder.tokenization import cut_to
 from ..extras import import_extra
 from ..files import new_file
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from ..data.calibration import Calibration
+    from ..encoder.space_record import Space
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ def distill(
     *,
     teacher_texts: Calibration | Sequence[str] | None = None,
     history: Mapping[str, Any] | None = None,
+    space: Space | None = None,
     force: bool = False,
     show_progress: bool = False,
 ) -> SentenceTransformer:
@@ -71,6 +74,8 @@ def distill(
         teacher_texts: What the teacher reads instead, text for text: the same behind prompts of its
             own, or behind none.
         history: Of the encoder, to continue; None begins one.
+        space: Of a teacher that is given loaded, as of `space_made_of`: with the target `vectors`
+            the folder says that queries can search its documents. None says nothing.
         force: Replace what is there and start over.
         show_progress: Draw progress bars.
 
@@ -84,6 +89,8 @@ def distill(
             it, or another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
+    if space is None and isinstance(teacher, str | Path):
+        space = space_made_of(teacher)
     encoder, teacher, texts = loaded(model), loaded(teacher), calibrated(texts)
     ours, theirs = (x.get_embedding_dimension() for x in (encoder, teacher))
     read = texts if teacher_texts is None else calibrated(teacher_texts)
@@ -124,8 +131,16 @@ def distill(
         )
 
     stage = Stage(name="distill", config=config, data=data)
-    sources = [source_of(teacher)]
-    return heal(encoder, stage, run, Path(out), history=history, force=force, sources=sources)
+    return heal(
+        encoder,
+        stage,
+        run,
+        Path(out),
+        history=history,
+        force=force,
+        sources=[source_of(teacher)],
+        space=space if config.target == "vectors" else None,
+    )
 
 
 def _with_vectors(

@@ -13,7 +13,7 @@ import torch
 
 from ..encoder.encoder import transformer_model
 from ..encoder.folder import probe, save, saved_bytes, source_of
-from ..encoder.history import history_at, read_history, with_stage
+from ..encoder.history import history_at, in_space, read_history, with_stage
 from ..encoder.loading import load
 from ..files import check_apart, check_target, claimed
 from ..files.locks import locked
@@ -27,6 +27,8 @@ from .stage import Stage, prepare_work
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+    from ..encoder.space_record import Space
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def heal(
     history: Mapping[str, Any] | None,
     force: bool,
     sources: Sequence[str] = (),
+    space: Space | None = None,
 ) -> SentenceTransformer:
     """Train by `run` and write the merged model; a finished `out` of this very stage is kept.
 
@@ -56,6 +59,7 @@ def heal(
         history: Of the encoder so far; None begins one.
         force: Replace what is there and start over.
         sources: Models that are read besides the encoder.
+        space: Which the stage leads to; None is one of its own.
 
     Returns:
         The encoder as loaded from `out`; in processes that do not write, the one in memory.
@@ -83,9 +87,9 @@ def heal(
         check_apart(out, with_bases([source_of(encoder), *sources]))
         if not is_main_process():
             check_target(out, force=force)
-            return _train(encoder, stage, run, out, history, before, force)
+            return _train(encoder, stage, run, out, history, before, force, space)
         with claimed(out, force=force, needed_bytes=saved_bytes(encoder)):
-            return _train(encoder, stage, run, out, history, before, force)
+            return _train(encoder, stage, run, out, history, before, force, space)
 
 
 def _train(
@@ -96,6 +100,7 @@ def _train(
     history: Mapping[str, Any],
     before: str,
     force: bool,
+    space: Space | None,
 ) -> SentenceTransformer:
     config: Any = stage.config
     model: Any = transformer_model(encoder)
@@ -112,7 +117,8 @@ def _train(
     if not is_main_process():
         return encoder
     record = {**stage.record(), "model": before, "log": log[:1] + log[-1:]}
-    made = save(encoder, with_stage(history, record), out, force=force)
+    history = in_space(with_stage(history, record), space)
+    made = save(encoder, history, out, force=force)
     shutil.rmtree(work, ignore_errors=True)
     return made
 

@@ -80,7 +80,7 @@ def test_every_kind_holds_the_vectors_of_encode(encoder, ending, tmp_path):
     assert result.path == out
     assert result.tokens is None or result.tokens > 25
     assert result.texts_per_second > 0
-    assert names(tmp_path) == sorted(["vectors.ids.txt"] * (ending == ".npy") + [out.name])
+    assert names(tmp_path) == names_of(out)
 
 
 def test_options_reach_the_encoder(encoder, tmp_path):
@@ -156,7 +156,8 @@ def test_an_id_that_repeats_is_written_twice_and_said(encoder, ending, tmp_path,
 
 
 def names_of(out):
-    return sorted([out.name, *([f"{out.stem}.ids.txt"] if out.suffix == ".npy" else [])])
+    ids = [f"{out.stem}.ids.txt"] if out.suffix == ".npy" else []
+    return sorted([out.name, f"{out.name}.effir", *ids])
 
 
 def test_ids_that_are_unique_are_written_without_a_word(encoder, tmp_path, caplog):
@@ -252,6 +253,9 @@ def test_another_length_precision_or_model_is_refused(encoder, folder, tmp_path)
         next(transformer_model(changed).parameters())[3, 4] += 0.01
     with pytest.raises(ValueError, match="16 vectors of another model"):
         encode_to_file(changed, PAIRS, out, window=8)
+    other = save_bare("bert", tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match=rf"16 vectors of {folder}, not of {other}; give that"):
+        encode_to_file(other, PAIRS, out, window=8)
     assert encode_to_file(encoder, PAIRS, out, window=8).resumed_from == 16
 
 

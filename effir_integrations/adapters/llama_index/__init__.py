@@ -45,7 +45,8 @@ class EffirEmbedding(EmbeddingSettings):
 
     Args:
         model_name: Folder, or name on the hub.
-        fingerprint: Which model is expected; as of the property, to refuse any other.
+        fingerprint: Which model filled the store, as of the property: any is refused that neither
+            is it nor is of its space. One of its space embeds queries alone.
         settings: The other fields, and `num_workers`, `callback_manager` and `rate_limiter`.
 
     Raises:

@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from ..lazy_encoder import LazyEncoder
 from ..settings import check_expected, refuse_unknown
+from ..store import FillsStore, SearchesStore
 from .cache import ScopedCache
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _LOADED = "loaded "
 """What the fingerprint of a model begins with that no name brings back."""
 
 
-class EmbeddingSettings(BaseEmbedding, ABC):
+class EmbeddingSettings(SearchesStore, FillsStore, BaseEmbedding, ABC):
     """The settings of an embedding, and the encoder they stand for.
 
     Those that decide about vectors cannot be changed afterwards: stored vectors would not fit.

@@ -48,8 +48,8 @@ class IndexRecord:
         """Describe what an encoder made of documents cut to `max_length`; None is its own limit."""
         limits = [limit for limit in (max_length, encoder.limit) if limit]
         return cls(
-            model=encoder.name,
-            fingerprint=encoder.fingerprint,
+            model=encoder.documents.name,
+            fingerprint=encoder.documents.files,
             dimension=encoder.dimension,
             max_length=min(limits, default=None),
             dtype=str(next(encoder.encoder.parameters()).dtype).removeprefix("torch."),
@@ -112,8 +112,9 @@ def check_same_model(
         raise ValueError(
             f"--index {index} holds documents encoded by {record.model} ({record.dimension} "
             f"dimensions), and the queries are for {name}, another model or other weights; give "
-            f"the same to both, or {OTHER_MODEL} (allow_other_model=True of EffirQueryEncoder) if "
-            "one was trained to give the other's vectors"
+            f"the same to both, or a query encoder that effir pair made for {record.model}, or "
+            f"{OTHER_MODEL} (allow_other_model=True of EffirQueryEncoder) if one was trained to "
+            "give the other's vectors"
         )
 
 
