@@ -37,7 +37,8 @@ def check_space(
     A pruned encoder of queries can search the vectors of the full model, which are near its own.
     With `queries_only` these pass: all of them must be far nearer to the vector that their own text
     gets than to those of other texts. Two models so near to each other, such as two pruned from
-    one, are not told apart then; nor is a fine-tuned model from its base.
+    one, are not told apart then; nor is a fine-tuned model from its base. A pair needs none of it:
+    what it gives documents is the full model's.
 
     Example:
         ```python

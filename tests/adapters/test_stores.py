@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from pruned_folder import PROMPTS, plan_for
 from tiny import save_bare
+from verbs import effir_json
 
 from effir_integrations import encode_to_file, export, finetune, load, pair
 from effir_integrations.adapters.lazy_encoder import LazyEncoder
+from effir_integrations.encoder.store_record import StoreRecord
 from effir_integrations.training.config import FinetuneConfig
 
 Make = Callable[..., Any]
@@ -131,11 +133,22 @@ def test_other_dimensions_and_stores_that_say_nothing_are_refused(adapter, folde
 @ADAPTERS
 def test_a_file_of_vectors_is_a_store(adapter, folders, tmp_path):
     queries, _ = adapter()
-    encode_to_file(folders["full"], ["w1 w2", "w3"], tmp_path / "vectors.npy")
-    for name in ("full", "pair", "queries"):
-        queries(folders[name]).check_store(tmp_path / "vectors.npy")
+    for maker in ("pair", "documents", "full"):
+        encode_to_file(folders[maker], ["w1 w2", "w3"], tmp_path / "vectors.npy", force=True)
+        for name in ("full", "pair", "queries"):
+            queries(folders[name]).check_store(tmp_path / "vectors.npy")
     with pytest.raises(ValueError, match=r"vectors\.npy holds documents encoded by \S+full, and"):
         queries(folders["other"]).check_store(tmp_path / "vectors.npy")
+
+
+def test_the_command_names_the_model_of_a_file_of_vectors(folders, make_beir, tmp_path):
+    for role, maker in (("document", "full"), ("query", "pair")):
+        out = tmp_path / f"{role}.jsonl"
+        effir_json("encode", folders["pair"], "--data", make_beir(), "--role", role, "--out", out)
+        record = StoreRecord.load(out)
+        assert (record.model, record.dimension) == (str(folders[maker]), 32)
+        assert record.fingerprint == LazyEncoder(folders[maker]).fingerprint
+        assert record.settings["prompt"] == PROMPTS[role]
 
 
 @ADAPTERS
@@ -206,3 +219,38 @@ def test_fine_tuning_leaves_the_space(folders, tmp_path):
     made(folders["full"]).claim_store(tmp_path / "store")
     with pytest.raises(ValueError, match=r"encoded by \S+full, and \S+tuned is not known"):
         made(tmp_path / "tuned").check_store(tmp_path / "store")
+
+
+def test_a_persisted_llama_index_is_opened_by_queries_of_its_space(folders, tmp_path):
+    core = pytest.importorskip("llama_index.core")
+    make, _ = llama_index()
+    full, queries = make(folders["full"]), make(folders["queries"])
+    nodes = [core.Document(text=f"w{n} w{n + 9}", id_=str(n)) for n in range(5)]
+    full.claim_store(tmp_path)
+    index = core.VectorStoreIndex.from_documents(nodes, embed_model=full)
+    index.storage_context.persist(str(tmp_path))
+    queries.check_store(tmp_path)
+    context = core.StorageContext.from_defaults(persist_dir=str(tmp_path))
+    again = core.load_index_from_storage(context, embed_model=queries)
+    found = again.as_retriever(similarity_top_k=5).retrieve("w3 w12")
+    asked = load(folders["small"], device="cpu").encode_query("w3 w12")
+    texts = [hit.node.get_content("embed") for hit in found]
+    stored = load(folders["full"], device="cpu").encode_document(texts)
+    assert [hit.score for hit in found] == pytest.approx((stored @ asked).tolist(), abs=1e-5)
+    with pytest.raises(ValueError, match=rf"encoded by \S+full, and \S+other is.*{WAY_OUT}"):
+        make(folders["other"]).check_store(tmp_path)
+
+
+def test_a_store_of_langchain_in_a_file_is_opened_by_queries_of_its_space(folders, tmp_path):
+    stores = pytest.importorskip("langchain_core.vectorstores")
+    make, _ = langchain()
+    full, queries, place = make(folders["full"]), make(folders["queries"]), tmp_path / "store.json"
+    full.claim_store(place)
+    store = stores.InMemoryVectorStore(full)
+    store.add_texts(["w1 w2", "w3 w4", "w5"])
+    store.dump(str(place))
+    queries.check_store(place)
+    again = stores.InMemoryVectorStore.load(str(place), queries)
+    assert len(again.similarity_search("w1 w2", k=2)) == 2
+    with pytest.raises(ValueError, match=rf"encoded by \S+full, and \S+other is.*{WAY_OUT}"):
+        make(folders["other"]).check_store(place)
