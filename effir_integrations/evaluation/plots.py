@@ -106,19 +106,12 @@ def front_plot(
     check_png(path)
     figure = new_figure(5.2, 3.6)
     axes = figure.subplots()
-    kinds = {
-        "measured": [x[:2] for x in points if x[2]],
-        "estimated": [x[:2] for x in points if not x[2]],
-        "chosen": [points[chosen][:2]],
-    }
-    styles = {"measured": (_COLOURS[_NEWLY], 36), "estimated": (_COLOURS[_DROPPED], 20)}
-    for kind, places in kinds.items():
-        if kind == "chosen":
-            axes.scatter(*zip(*places, strict=True), s=130, edgecolors=_INK, facecolors="none",
-                         label=kind)  # fmt: skip
-        elif places:
-            colour, size = styles[kind]
-            axes.scatter(*zip(*places, strict=True), s=size, color=colour, label=kind)
+    for name, state, size in (("measured", _NEWLY, 36), ("estimated", _DROPPED, 20)):
+        shown = [x for x in points if x[2] == (name == "measured")]
+        times, kept = [x[0] for x in shown], [x[1] for x in shown]
+        axes.scatter(times, kept, s=size, color=_COLOURS[state], label=name)
+    time, quality, _ = points[chosen]
+    axes.scatter([time], [quality], s=130, edgecolors=_INK, facecolors="none", label="chosen")
     axes.set_xlabel("time of a text, share of the full model's", color=_INK)
     axes.set_ylabel("quality kept", color=_INK)
     _finish(figure, axes, title)

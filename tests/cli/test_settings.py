@@ -32,9 +32,9 @@ OPTIONS = {
 WITH_SETTINGS = [name for name, verb in VERBS.items() if hasattr(verb, "settings")]
 
 
-def test_seven_stages_take_their_options_from_their_settings() -> None:
+def test_eight_stages_take_their_options_from_their_settings() -> None:
     assert WITH_SETTINGS == (
-        ["compress", "drop", "slim", "reconstruct", "adapt", "finetune", "distill"]
+        ["compress", "plan", "drop", "slim", "reconstruct", "adapt", "finetune", "distill"]
     )
 
 
