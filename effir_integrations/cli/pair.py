@@ -27,6 +27,24 @@ def pair_command(
     ],
     documents: Annotated[str, typer.Argument(help="Encoder of documents, likewise.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    map: Annotated[
+        str | None,
+        typer.Option(
+            "--map",
+            metavar="ridge|procrustes",
+            help="Put a linear map behind the query encoder, solved for without labels, if it "
+            "takes its vectors closer to the other's on texts that were held out. Needed where the "
+            "two give vectors of other dimensions.",
+        ),
+    ] = None,
+    texts: Annotated[
+        str | None,
+        typer.Option(
+            help="What the map is fitted to, read as queries: a .jsonl or .txt file, a BEIR folder "
+            "(its corpus), a datasets name; at most 4,000 are drawn. Default: the sentences of "
+            "the texts shipped with the package."
+        ),
+    ] = None,
     apart: Annotated[
         bool,
         typer.Option(
@@ -44,21 +62,31 @@ def pair_command(
     encode_query runs the small one, encode_document and plain encode the full one; vectors are
     those of the two alone, so an index of the full one can be kept.
 
-    effir pair SMALL FULL OUT --apart
+    effir pair SMALL FULL OUT --map ridge --texts queries.jsonl --apart
     """
     from ..pairing.pair import pair
 
     errors.quiet_libraries()
     shown = not (quiet or as_json)
-    made = pair(queries, documents, out, apart=apart, force=force, show_progress=shown)
+    made = pair(
+        queries,
+        documents,
+        out,
+        map=map,
+        texts=texts,
+        apart=apart,
+        force=force,
+        show_progress=shown,
+    )
     console.show_line(made.to_json(), _line(made), as_json, quiet)
 
 
 def _line(made: Paired) -> str:
     folders = [str(x) for x in (made.out, made.queries, made.documents) if x is not None]
     share = made.query_parameters / made.document_parameters
+    mapped = "" if made.map is None else f". {made.map}"
     return (
         f"written to {', '.join(folders)}: {share:.1%} of the parameters for a query; both "
         f"encoders give their own vectors, with a mean cosine of {made.cosine:.4f} for the same "
-        "queries"
+        f"queries{mapped}"
     )

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .encoder import Encoder
+
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Of the ridge, as shares of the vectors' mean variance; held-out texts choose."""
 _HELD_OUT = 0.1
@@ -103,28 +105,38 @@ def procrustes(states: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
     return left @ right
 
 
-def without_normalization(modules: Iterable[Any]) -> list[Any]:
+def bare_modules(encoder: Iterable[Any]) -> list[Any]:
     """Return an encoder's modules without the normalisation at their end."""
     from sentence_transformers.sentence_transformer.modules import Normalize
 
-    kept = list(modules)
+    kept = list(encoder)
     while isinstance(kept[-1], Normalize):
         kept.pop()
     return kept
 
 
-def dense(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Any:
-    """Return a map as a Dense module, fp32.
+def with_map(encoder: Any, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Encoder:
+    """Return an encoder with a map behind it, as a Dense, and a normalisation behind that.
+
+    A normalisation at the encoder's own end gives way to it: nothing but a bias can tell.
 
     Args:
+        encoder: Any `SentenceTransformer`; its modules are used, not copied.
         weight: (hidden, dimension).
         bias: (dimension,), where there is one.
     """
-    from sentence_transformers.sentence_transformer.modules import Dense
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-    made = Dense(*weight.shape, bias=bias is not None, activation_function=nn.Identity())
+    dense = Dense(*weight.shape, bias=bias is not None, activation_function=nn.Identity())
     with torch.no_grad():
-        made.linear.weight.copy_(weight.T)
+        dense.linear.weight.copy_(weight.T)
         if bias is not None:
-            made.linear.bias.copy_(bias)
+            dense.linear.bias.copy_(bias)
+    made = Encoder(
+        modules=[*bare_modules(encoder), dense.to(encoder.device), Normalize()],
+        prompts=encoder.prompts,
+        default_prompt_name=encoder.default_prompt_name,
+        similarity_fn_name=encoder.similarity_fn_name,
+    )
+    made._model_card_text = encoder._model_card_text
     return made

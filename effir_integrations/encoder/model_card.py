@@ -129,6 +129,8 @@ def _changes(history: Mapping[str, Any], pruned: bool) -> list[str]:
     changes = ["sublayers or MLP neurons were removed"] if pruned else []
     if stages & {"adapt", "finetune", "distill"}:
         changes.append("the weights were trained")
+    if "map" in stages:
+        changes.append("a linear map into another model's space was put at the end")
     return changes or ["nothing was removed"]
 
 

@@ -14,7 +14,7 @@ class StageRecord:
     """What an entry of `made_by` says in any case; the rest is up to its stage."""
 
     stage: str = ""
-    """drop, reconstruct, slim, plan, finetune or distill."""
+    """drop, reconstruct, slim, plan, finetune, distill or map."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Its settings."""
     calibration: Mapping[str, Any] | None = None

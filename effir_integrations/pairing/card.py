@@ -32,7 +32,8 @@ were: an index made with it can be kept.
 | prompt | {query_prompt} | {document_prompt} |
 
 Both give {dimension} numbers. Of {texts} texts, the vectors of `encode_query` have a mean cosine of
-{cosine:.4f} to those that the document encoder gives of the same queries. How well it retrieves was
+{cosine:.4f} to those that the document encoder gives of the same queries.{mapped}\
+ How well it retrieves was
 not measured here.
 
 {usage_title}
@@ -57,6 +58,7 @@ def pair_card(
     parameters: tuple[int, int],
     cosine: float,
     texts: int,
+    mapped: str = "",
     own_class: bool,
     base_card: str | None,
 ) -> str:
@@ -68,6 +70,7 @@ def pair_card(
         parameters: Of both, in this order.
         cosine: Mean one of the vectors that both give of queries.
         texts: How many these were.
+        mapped: What is to be said of a linear map, after a space; empty for nothing.
         own_class: Whether a tower needs this package or its modelling file.
         base_card: Of the document encoder; its licence and language are kept.
     """
@@ -82,6 +85,7 @@ def pair_card(
         document_prompt=_prompt(document.prompt("document")),
         dimension=document.dimension,
         texts=texts,
+        mapped=mapped,
         cosine=cosine,
         usage_title=USAGE,
         imports=IMPORT if own_class else "",

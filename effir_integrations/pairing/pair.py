@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Router
-
-from ..data.calibration import load_calibration
+from ..data.calibration import Calibration, load_calibration
 from ..encoder.encoder import Encoder, transformer_model
-from ..encoder.fingerprint import encoder_fingerprint
-from ..encoder.folder import PROBES, save_into, saved_bytes
-from ..encoder.history import history_at, in_space
+from ..encoder.history import history_at, with_stage
 from ..encoder.loading import load
-from ..encoder.model_files import identify_files
-from ..encoder.pair import copy_code
 from ..encoder.search_vectors import mean_cosine, search_vectors
 from ..encoder.sources import find_source
-from ..encoder.space_record import Space, documents_of
-from ..encoder.tokenization import save_tokenizer, texts_without_tokens
-from ..files import claimed, new_folder, write_json
-from ..model.modeling import HISTORY_FILE
+from ..encoder.space_record import documents_of
+from ..files import claimed
 from ..model.peft_folder import with_bases
-from ..model.plan import versions
 from ..progress import progress_bar
-from .card import pair_card
-from .towers import Tower, check_code, check_one_space, pair_prompts, tower_of, tower_on_disk
+from .mapping import Mapped, check_map, fit_map, load_map_texts
+from .towers import (
+    Tower,
+    check_code,
+    check_one_space,
+    pair_prompts,
+    tower_of,
+    tower_on_disk,
+    unlike_spaces,
+)
+from .writing import Nearness, Side, same_base, write_pair
 
-ROLES = ("query", "document")
-_METHODS = {"query": ("encode_query",), "document": ("encode_document", "encode")}
-"""Role -> what runs its tower."""
 _COMPARED = 32
 """Texts that both towers encode, to say how near they are."""
 
@@ -56,7 +52,10 @@ class Paired:
     same_base: bool
     """Whether both record the same base, or one is the base of the other."""
     cosine: float
-    """Mean one of the vectors that the two encoders give of the same queries."""
+    """Mean one of the vectors that the two encoders give of the same queries; where a map was
+    asked for, of those that were held out."""
+    map: Mapped | None = None
+    """The linear map behind the query encoder, where one was asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON holds them."""
@@ -65,42 +64,13 @@ class Paired:
         return {**asdict(self), **named}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Side:
-    """One encoder, loaded, and what is written about it."""
-
-    encoder: Encoder
-    tower: Tower
-    history: dict[str, Any]
-    documents: Space
-    """The model that gives documents its vectors: itself, or the one that it is a copy of."""
-
-    @classmethod
-    def of(cls, name: str | Path) -> _Side:
-        encoder = load(name, device="cpu")
-        source = str(transformer_model(encoder).name_or_path)
-        return cls(
-            encoder=encoder,
-            tower=tower_of(encoder, name),
-            history=history_at(encoder, source),
-            documents=documents_of(name),
-        )
-
-    def stock(self) -> SentenceTransformer:
-        """Return the same modules in the stock class."""
-        return SentenceTransformer(
-            modules=_modules(self.encoder),
-            prompts=self.tower.prompts,
-            default_prompt_name=self.tower.default_prompt_name,
-            device="cpu",
-        )
-
-
 def pair(
     queries: str | Path,
     documents: str | Path,
     out: str | Path,
     *,
+    map: str | None = None,
+    texts: Calibration | str | Path | Sequence[str] | None = None,
     apart: bool = False,
     force: bool = False,
     show_progress: bool = False,
@@ -111,11 +81,21 @@ def pair(
     its own tokenizer, length and prompt. Both give the vectors that they give alone: the folder is
     loaded again and compared, bit for bit, before it gets its name.
 
+    With `map` a Dense without bias is put behind the query encoder, which takes its vectors closer
+    to those that the other one gives of the same texts: solved for in closed form, without labels,
+    and kept only if it does so on a fifth of the texts that it was not fitted to.
+
     Args:
         queries: Encoder of queries, pruned from that of documents or trained to follow it; a
             folder, a name on the hub or effir-mini.
         documents: Encoder of documents, likewise.
         out: Folder to write; must be new or empty unless `force`.
+        map: `ridge` (any linear map, held back by a penalty that texts choose) or `procrustes` (a
+            rotation). Encoders whose dimension or head differ can be paired with one; it is then
+            always kept. None for none.
+        texts: What the map is fitted to, read as queries by both: a list, or what
+            `load_calibration` takes, of which at most 4,000 are drawn. None takes the sentences of
+            those that come with the package.
         apart: Also write each encoder alone, beside `out`: its name with -queries and -documents.
         force: Replace what is there, at the end.
         show_progress: Draw a bar over the steps.
@@ -126,10 +106,11 @@ def pair(
         FileNotFoundError: There is no such encoder.
         OSError: The disk is full.
         RuntimeError: What was written gives other vectors; nothing is left behind.
-        ValueError: One is no encoder, their vectors cannot be compared, a prompt has two texts, or
-            `out` holds an encoder or lies in one.
+        ValueError: One is no encoder, their vectors cannot be compared, a prompt has two texts,
+            `out` holds an encoder or lies in one, or a map is not known or has too few texts.
     """
     out, names = Path(out), (queries, documents)
+    chosen = _map_texts(map, texts)
     places = [out, *_apart(out)] if apart else [out]
     bar = progress_bar(total=3, desc="Pairing", unit="step", shown=show_progress)
     with ExitStack() as stack:
@@ -139,23 +120,24 @@ def pair(
         stack.enter_context(bar)
         towers = [tower_on_disk(name) for name in names]
         if towers[0] is not None and towers[1] is not None:
-            _check(towers[0], towers[1])
-        query, document = (_Side.of(name) for name in names)
-        _check(query.tower, document.tower)
+            _check(towers[0], towers[1], map, chosen)
+        query, document = (_side(name) for name in names)
+        _check(query.tower, document.tower, map, chosen)
         bar.update()
-        cosine = _mean_cosine(query.encoder, document.encoder)
+        query, nearness = _mapped(query, document, map, chosen)
         bar.update()
-        _write(query, document, places, cosine=cosine, force=force)
+        write_pair(query, document, places, nearness, force=force)
         bar.update()
     return Paired(
         out=out,
         queries=places[1] if apart else None,
         documents=places[2] if apart else None,
         dimension=document.tower.dimension,
-        query_parameters=query.history["parameters"],
-        document_parameters=document.history["parameters"],
-        same_base=_same_base(query, document),
-        cosine=cosine,
+        query_parameters=query.parameters,
+        document_parameters=document.parameters,
+        same_base=same_base(query, document),
+        cosine=nearness.cosine,
+        map=nearness.map,
     )
 
 
@@ -163,18 +145,60 @@ def _apart(out: Path) -> list[Path]:
     return [out.with_name(f"{out.name}-{kind}") for kind in ("queries", "documents")]
 
 
-def _modules(encoder: Any) -> list[Any]:
-    return list(encoder)
+def _map_texts(
+    map: str | None, texts: Calibration | str | Path | Sequence[str] | None
+) -> Calibration | None:
+    """Return the texts of a map, or None where there is to be none.
+
+    Raises:
+        ValueError: Texts are given for no map, or too few.
+    """
+    if map is None:
+        if texts is not None:
+            raise ValueError("texts are what a map is fitted to; name it too, or leave them out")
+        return None
+    chosen = load_map_texts(texts)
+    check_map(map, chosen, None)
+    return chosen
 
 
-def _check(query: Tower, document: Tower) -> None:
-    check_one_space(query, document)
+def _check(query: Tower, document: Tower, map: str | None, texts: Calibration | None) -> None:
+    check_one_space(query, document, mapped=map is not None)
     check_code(query, document)
     pair_prompts(query, document)
+    if map is not None and texts is not None:
+        check_map(map, texts, query.dimension)
 
 
-def _same_base(query: _Side, document: _Side) -> bool:
-    return bool(query.history["fingerprint"] == document.history["fingerprint"])
+def _side(name: str | Path) -> Side:
+    encoder = load(name, device="cpu")
+    source = str(transformer_model(encoder).name_or_path)
+    return Side(
+        encoder=encoder,
+        tower=tower_of(encoder, name),
+        history=history_at(encoder, source),
+        documents=documents_of(name),
+    )
+
+
+def _mapped(
+    query: Side, document: Side, map: str | None, texts: Calibration | None
+) -> tuple[Side, Nearness]:
+    """Return the encoder of queries, behind it a map that helps, and how near the two are."""
+    if map is None or texts is None:
+        cosine = _mean_cosine(query.encoder, document.encoder)
+        return query, Nearness(cosine=cosine, texts=_COMPARED)
+    needed = unlike_spaces(query.tower, document.tower) is not None
+    encoder, found = fit_map(query.encoder, document.encoder, map, texts, needed=needed)
+    if found.kept:
+        query = replace(
+            query,
+            encoder=encoder,
+            tower=tower_of(encoder, query.tower.name),
+            history=with_stage(query.history, found.record()),
+            added=sum(x.numel() for x in encoder[-2].parameters()),
+        )
+    return query, Nearness(cosine=found.cosine, texts=found.held_out, map=found)
 
 
 def _mean_cosine(query: Encoder, document: Encoder) -> float:
@@ -182,88 +206,3 @@ def _mean_cosine(query: Encoder, document: Encoder) -> float:
     texts = load_calibration(limit=_COMPARED).texts
     one, other = (search_vectors(x, texts, kind="query").astype(float) for x in (query, document))
     return mean_cosine(one, other)
-
-
-def _write(
-    query: _Side, document: _Side, places: list[Path], *, cosine: float, force: bool
-) -> None:
-    """Write the pair, and each encoder alone where there are places for them."""
-    sizes = [saved_bytes(side.encoder) for side in (query, document)]
-    with ExitStack() as stack:
-        # those that are entered last get their names first, and the pair when they are there
-        partial, *alone = (
-            stack.enter_context(new_folder(place, force=force, needed_bytes=needed))
-            for place, needed in zip(places, (sum(sizes), *sizes), strict=False)
-        )
-        spaces = (replace(document.documents, same_documents=False), document.documents)
-        for side, space, folder in zip((query, document), spaces, alone, strict=False):
-            save_into(side.encoder, in_space(side.history, space), folder)
-        _write_pair(query, document, partial, cosine)
-        _check_written(query, document, partial)
-
-
-def _write_pair(query: _Side, document: _Side, folder: Path, cosine: float) -> None:
-    """Write the modules of both, with what stock libraries and people need to use them."""
-    prompts, default = pair_prompts(query.tower, document.tower)
-    router = Router.for_query_document(
-        query_modules=_modules(query.encoder), document_modules=_modules(document.encoder)
-    )
-    made = SentenceTransformer(
-        modules=[router],
-        prompts=prompts,
-        default_prompt_name=default,
-        similarity_fn_name=document.encoder.similarity_fn_name,
-        device="cpu",
-    )
-    made.save_pretrained(str(folder), create_model_card=False)
-    sides = dict(zip(ROLES, (query, document), strict=True))
-    firsts = {role: next(folder.glob(f"{role}_0_*")) for role in ROLES}
-    for role, side in sides.items():
-        save_tokenizer(side.encoder.tokenizer, firsts[role])
-    own_class = copy_code(folder)
-    parts = {
-        role: {
-            "name": side.tower.name,
-            "folder": firsts[role].name,
-            "fingerprint": encoder_fingerprint(side.encoder),
-            "files": identify_files(side.tower.name).identity,
-            "history": in_space(side.history, None),
-        }
-        for role, side in sides.items()
-    }
-    measured = {"same_base": _same_base(query, document), "cosine": cosine, "texts": _COMPARED}
-    record = {"stage": "pair", "config": {}, **measured}
-    history = {**parts, "made_by": [record], "versions": versions()}
-    write_json(folder / HISTORY_FILE, in_space(history, document.documents))
-    card = pair_card(
-        query.tower,
-        document.tower,
-        parameters=(query.history["parameters"], document.history["parameters"]),
-        cosine=cosine,
-        texts=_COMPARED,
-        own_class=own_class,
-        base_card=document.encoder._model_card_text,
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _check_written(query: _Side, document: _Side, folder: Path) -> None:
-    """Compare what stock Sentence Transformers gives of the folder and of each encoder alone.
-
-    Raises:
-        RuntimeError: They differ.
-    """
-    written = SentenceTransformer(str(folder), device="cpu")
-    for role, side in zip(ROLES, (query, document), strict=True):
-        silent = texts_without_tokens(side.encoder, PROBES)
-        texts = [text for place, text in enumerate(PROBES) if place not in silent]
-        alone = side.stock()
-        for name in _METHODS[role]:
-            found, expected = (getattr(x, name)(texts) for x in (written, alone))
-            if not np.array_equal(found, expected):
-                difference = float(np.abs(found - expected).max())
-                raise RuntimeError(
-                    f"{name} of the folder gives other vectors than {side.tower.name} (largest "
-                    f"difference {difference:.3g}); nothing was kept, please report this with the "
-                    "names of both models"
-                )

@@ -100,32 +100,55 @@ def tower_on_disk(name: str | Path) -> Tower | None:
     )
 
 
-def check_one_space(query: Tower, document: Tower) -> None:
+def check_one_space(query: Tower, document: Tower, *, mapped: bool = False) -> None:
     """Refuse two encoders whose vectors cannot be compared.
 
     A linear map at the end of the query encoder is allowed: `distill` puts one behind a model that
     follows a teacher of another dimension.
 
+    Args:
+        query: The encoder of queries.
+        document: The encoder of documents.
+        mapped: Whether a map from the one's vectors to the other's will be solved for, which makes
+            up for another dimension and another head.
+
     Raises:
         ValueError: Dimension, head or similarity differ.
     """
-    if query.dimension != document.dimension:
-        raise ValueError(
-            f"{query.name} gives vectors of {query.dimension} dimensions and {document.name} of "
-            f"{document.dimension}, which cannot be compared; give a query encoder that was made "
-            "from the document encoder"
-        )
-    if query.head != document.head and not _differ_by_a_map(query.head, document.head):
-        raise ValueError(
-            f"behind the transformer of {query.name} stands {_unlike(query.head, document.head)}, "
-            f"behind that of {document.name} {_unlike(document.head, query.head)}; give a query "
-            "encoder that was made from the document encoder, or distilled from it"
-        )
+    unlike = None if mapped else unlike_spaces(query, document)
+    if unlike is not None:
+        raise ValueError(unlike)
     if query.similarity != document.similarity:
         raise ValueError(
             f"{query.name} compares vectors by {query.similarity} and {document.name} by "
             f"{document.similarity}; set one similarity_fn_name in both {_SETTINGS}"
         )
+    if mapped and document.similarity != "cosine" and not _ends_in_unit_vectors(document):
+        raise ValueError(
+            f"{document.name} compares vectors by {document.similarity}, and they are not of unit "
+            "length as those behind a map are; leave the map out"
+        )
+
+
+def unlike_spaces(query: Tower, document: Tower) -> str | None:
+    """Say why vectors of two encoders cannot be compared as they are, or None where they can."""
+    if query.dimension != document.dimension:
+        return (
+            f"{query.name} gives vectors of {query.dimension} dimensions and {document.name} of "
+            f"{document.dimension}, which cannot be compared; give a query encoder that was made "
+            "from the document encoder, or map the one to the other (--map ridge)"
+        )
+    if query.head != document.head and not _differ_by_a_map(query.head, document.head):
+        return (
+            f"behind the transformer of {query.name} stands {_unlike(query.head, document.head)}, "
+            f"behind that of {document.name} {_unlike(document.head, query.head)}; give a query "
+            "encoder that was made from the document encoder, or distilled from it"
+        )
+    return None
+
+
+def _ends_in_unit_vectors(tower: Tower) -> bool:
+    return bool(tower.head) and tower.head[-1].startswith("Normalize(")
 
 
 def check_code(query: Tower, document: Tower) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..encoder.encoder import Encoder
-from ..encoder.linear_map import dense, ridge, without_normalization
+from ..encoder.linear_map import bare_modules, ridge, with_map
 from ..encoder.tokenization import cut_to
 
 logger = logging.getLogger(__name__)
@@ -34,15 +34,12 @@ def with_head(
         theirs: The same texts as the teacher does.
         max_length: Tokens that both cut them to. Default: to each one's own limit.
     """
-    from sentence_transformers.sentence_transformer.modules import Normalize
-
-    modules = without_normalization(encoder)
-    kept = {
-        "prompts": encoder.prompts,
-        "default_prompt_name": encoder.default_prompt_name,
-        "similarity_fn_name": "cosine",
-    }
-    bare = Encoder(modules=modules, **kept)
+    bare = Encoder(
+        modules=bare_modules(encoder),
+        prompts=encoder.prompts,
+        default_prompt_name=encoder.default_prompt_name,
+        similarity_fn_name="cosine",
+    )
     states, vectors = (
         model.encode(
             list(texts),
@@ -57,5 +54,4 @@ def with_head(
     )
     found = ridge(states, nn.functional.normalize(vectors, dim=-1))
     logger.info("head: cosine to the teacher %.4f on texts that it was not fitted to", found.cosine)
-    made = dense(found.weight, found.bias).to(encoder.device)
-    return Encoder(modules=[*modules, made, Normalize()], **kept)
+    return with_map(bare, found.weight, found.bias)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from examples import tiny_encoder
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 from torch import nn
 
-from effir_integrations.encoder.linear_map import dense, procrustes, ridge
+from effir_integrations.encoder.linear_map import procrustes, ridge, with_map
 
 
 def rows(count: int, dimension: int, seed: int = 0) -> torch.Tensor:
@@ -56,12 +61,13 @@ def test_few_texts_leave_alone_what_they_do_not_speak_of() -> None:
     assert (weight[:2] @ torch.eye(6, dtype=torch.float64)).argmax(1).tolist() == [1, 0]
 
 
-def test_the_module_computes_the_map() -> None:
-    weight, bias = rows(5, 3), rows(1, 3)[0]
-    given = torch.randn(4, 5)
-    for offset in (None, bias):
-        made = dense(weight, offset)
-        found = made({"sentence_embedding": given})["sentence_embedding"]
-        wanted = given @ weight.float() + (0 if offset is None else offset.float())
-        assert torch.allclose(found, wanted, atol=1e-6)
-        assert made.get_config_dict()["bias"] is (offset is not None)
+def test_the_map_stands_before_the_last_normalisation(tmp_path: Path) -> None:
+    plain = tiny_encoder("bert", tmp_path)
+    plain.prompts = {"query": "w1 ", "document": ""}
+    weight, texts = rows(32, 12), ["w1 w2", "w3 w4 w5"]
+    made = with_map(plain, weight)
+    assert [type(x) for x in made][-2:] == [Dense, Normalize] and len(made) == len(plain) + 1
+    assert made.prompts == plain.prompts and made[-2].get_config_dict()["bias"] is False
+    wanted = plain.encode_query(texts) @ weight.float().numpy()
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    assert np.allclose(made.encode_query(texts), wanted, atol=1e-6)

@@ -22,6 +22,7 @@ from effir_integrations.encoder.fingerprint import encoder_fingerprint
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.pairing import pair as pair_module
+from effir_integrations.pairing import writing
 
 TEXTS = ["w1 w2 w3", "w4 " * 60, "w9 w7", "w5 w6 w7 w8 w9 w10 w11 w12"]
 SCRIPT = f"""
@@ -250,7 +251,7 @@ def test_pruned_models_of_two_families_are_refused(tmp_path, small, unread):
 
 
 def test_a_folder_that_gives_other_vectors_is_not_kept(small, full, tmp_path, monkeypatch):
-    monkeypatch.setitem(pair_module._METHODS, "query", ("encode_document",))
+    monkeypatch.setitem(writing._METHODS, "query", ("encode_document",))
     message = refused("pair", small, full, tmp_path / "out", "--apart", code=3)
     assert "gives other vectors than" in message
     assert list(tmp_path.iterdir()) == []
