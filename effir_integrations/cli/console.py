@@ -73,7 +73,7 @@ def show_trained(out: Path, as_json: bool, quiet: bool) -> None:
     if as_json:
         print_json({"out": str(out), "parameters": history["parameters"], **record})
     elif not quiet:
-        from ..training.config import NO_LOSSES
+        from ..training.config import HELD_OUT, NO_LOSSES
 
         data = record["data"]
         table = Table(title=f"{record['stage']}: {data['examples']:,} examples of {data['source']}")
@@ -84,4 +84,7 @@ def show_trained(out: Path, as_json: bool, quiet: bool) -> None:
         for entry in record["log"]:
             table.add_row(*(f"{entry.get(name, float('nan')):,.4g}" for name in names))
         stdout().print(table)
+        if held := record.get(HELD_OUT):
+            change = f"{held['before']:.4f} to {held['after']:.4f}"
+            stdout().print(f"cosine to the teacher on {data['held_out']} held-out texts: {change}")
         stdout().print(f"written to {out}")

@@ -9,6 +9,8 @@ from ..fields import check_fields
 
 NO_LOSSES = ("epoch", "grad_norm", "learning_rate")
 """What the trainer logs beside the step, the loss and its terms."""
+HELD_OUT = "held_out_cosine"
+"""Under which name the cosine to the teacher is logged, of texts that are not trained on."""
 TRAINING_PRECISIONS = ("auto", "fp32", "bf16")
 
 

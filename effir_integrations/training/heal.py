@@ -20,7 +20,7 @@ from ..files.locks import locked
 from ..model.identity import BaseIdentity
 from ..model.peft_folder import with_bases
 from ..model.surgery import restore_dtypes, widen
-from .config import HealConfig
+from .config import HELD_OUT, HealConfig
 from .launch import is_main_process, is_sharded
 from .lora import add_lora, check_no_adapter, merge_lora
 from .stage import Stage, prepare_work
@@ -116,7 +116,10 @@ def _train(
     _finish(encoder, config, dtype, dtypes)
     if not is_main_process():
         return encoder
-    record = {**stage.record(), "model": before, "log": log[:1] + log[-1:]}
+    losses, held = ([x for x in log if name in x] for name in ("loss", HELD_OUT))
+    record = {**stage.record(), "model": before, "log": losses[:1] + losses[-1:]}
+    if held:
+        record[HELD_OUT] = {"before": held[0][HELD_OUT], "after": held[-1][HELD_OUT]}
     history = in_space(with_stage(history, record), space)
     made = save(encoder, history, out, force=force)
     shutil.rmtree(work, ignore_errors=True)

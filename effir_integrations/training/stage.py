@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..extras import import_extra
 from ..files import read_json, write_json
 from ..model.identity import BaseIdentity
 from .checkpoints import WHOLE, check_sealed, last_checkpoint, remove_partial_checkpoints
-from .config import TrainConfig
+from .config import HELD_OUT, TrainConfig
 from .launch import is_main_process
 from .order import Example, training_order
 
@@ -138,6 +138,7 @@ def train(
     *,
     keys: Sequence[Example] | None = None,
     learning_rates: Mapping[str, float] | None = None,
+    watch: Callable[[], dict[str, float]] | None = None,
     description: str = "Training",
     show_progress: bool = False,
 ) -> list[dict[str, float]]:
@@ -151,11 +152,13 @@ def train(
         work: Folder of checkpoints, as `prepare_work` leaves it.
         keys: Which examples must not share a batch; see `training_order`.
         learning_rates: Pattern of parameter names -> their own learning rate.
+        watch: Measures the encoder; called before the first step, at each checkpoint and after the
+            last.
         description: Of the progress bar.
         show_progress: Draw it.
 
     Returns:
-        What was logged: step, loss and its terms.
+        What was logged: step, loss and its terms; and step and figures of `watch`.
 
     Raises:
         ValueError: The batch cannot be filled or not be shared by the processes.
@@ -183,6 +186,7 @@ def train(
             steps=steps,
             learning_rates=dict(learning_rates or {}),
             bar=(description, show_progress and is_main_process()),
+            watch=watch,
         )
         trainer.data_collator.max_length = token_limit(encoder, config.max_length)
         # the first process may have cleared the folder a moment ago
@@ -193,7 +197,7 @@ def train(
     return [
         {name: value for name, value in entry.items() if isinstance(value, (int, float))}
         for entry in trainer.state.log_history
-        if "loss" in entry
+        if "loss" in entry or HELD_OUT in entry
     ]
 
 

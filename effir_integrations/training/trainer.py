@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class StageTrainer(SentenceTransformerTrainer):
         steps: int,
         learning_rates: dict[str, float],
         bar: tuple[str, bool],
+        watch: Callable[[], dict[str, float]] | None = None,
     ) -> StageTrainer:
         """Set the trainer up for one stage.
 
@@ -96,6 +98,8 @@ class StageTrainer(SentenceTransformerTrainer):
         trainer.add_callback(_MarksWhole())
         trainer.bar = _Bar(*bar)
         trainer.add_callback(trainer.bar)
+        if watch is not None:
+            trainer.add_callback(_Watches(trainer, watch))
         return trainer
 
     def go_on_from(self, checkpoint: Path | None, steps: int) -> None:
@@ -201,6 +205,28 @@ class _MarksWhole(TrainerCallback):
             torch.distributed.barrier()  # every process writes its own random state
         if is_main_process():
             seal_checkpoint(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class _Watches(TrainerCallback):
+    """Measures the model before the first step, before each checkpoint and after the last step."""
+
+    def __init__(self, trainer: StageTrainer, measure: Callable[[], dict[str, float]]) -> None:
+        self.trainer = trainer
+        self.measure = measure
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 0:
+            self._log(control)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # not when it is saved: what is logged then is not in the checkpoint
+        if control.should_save or state.global_step >= state.max_steps:
+            self._log(control)
+
+    def _log(self, control: Any) -> None:
+        due = control.should_log
+        self.trainer.log(self.measure())
+        control.should_log = due  # which logging takes back, though the losses are still to come
 
 
 class _Bar(TrainerCallback):

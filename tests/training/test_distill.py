@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from effir_integrations.model.plan import PruningPlan
 from effir_integrations.training.config import DistillConfig
 from effir_integrations.training.distill import distill
 from effir_integrations.training.head import with_head
+from effir_integrations.training.held_out import held_out_places
 
 CONFIG = DistillConfig(steps=30, batch_size=8, learning_rate=3e-3, trains="all", precision="fp32")
 TEXTS = load_calibration([f"{x} {y}" for x in WORDS[:12] for y in WORDS[20:25]], limit=None)
@@ -54,6 +56,40 @@ def test_a_student_comes_closer_on_texts_it_has_not_seen(
     assert record["data"]["examples"] == len(TEXTS.texts)
     assert record["data"]["teacher"] == str(tmp_path / family)
     assert record["log"][-1]["vectors"] < record["log"][0]["vectors"]
+
+
+def test_texts_that_are_held_out_tell_before_each_checkpoint_and_at_the_end_how_near_it_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pruned, teacher = student(tmp_path), tiny_encoder("bert", tmp_path)
+    places = held_out_places(len(TEXTS), CONFIG.batch_size, CONFIG.seed)
+    texts = [TEXTS.texts[place] for place in places]
+    assert len(places) == 3
+
+    def nearness(encoder) -> float:
+        ours, theirs = (x.encode(texts, convert_to_tensor=True) for x in (encoder, teacher))
+        return float(cosine_similarity(ours, theirs).mean())
+
+    before, config = nearness(pruned), replace(CONFIG, save_steps=10)
+    with caplog.at_level(logging.INFO, logger="effir_integrations"):
+        made = distill(pruned, teacher, TEXTS, config, tmp_path / "out")
+    lines = [x.getMessage() for x in caplog.records if "held_out_cosine" in x.getMessage()]
+    assert [line.split(",")[0] for line in lines] == [
+        f"Distilling: step {step} of 30" for step in (0, 10, 20, 30)
+    ]
+    record = json.loads((tmp_path / "out" / "effir.json").read_text())["made_by"][-1]
+    assert record["data"]["held_out"] == 3
+    assert record["held_out_cosine"]["before"] == pytest.approx(before, abs=1e-5)
+    assert record["held_out_cosine"]["after"] == pytest.approx(nearness(made), abs=1e-5)
+    assert [entry["step"] for entry in record["log"]] == [2, 30]
+
+
+def test_what_is_held_out_is_a_small_part_and_leaves_a_batch() -> None:
+    assert len(held_out_places(10_000, 32, 0)) == 128
+    assert len(held_out_places(256, 32, 0)) == 12
+    assert len(held_out_places(33, 32, 0)) == 1 and held_out_places(32, 32, 0) == []
+    assert held_out_places(5, 32, 0) == []
+    assert held_out_places(1_000, 32, 0) != held_out_places(1_000, 32, 1)
 
 
 def test_similarities_come_closer_to_those_of_a_teacher_of_another_dimension(
