@@ -12,8 +12,8 @@ Needs: pip install "effir-integrations[eval,llama-index,pyserini]", or what `--t
 
 from __future__ import annotations
 
+import importlib
 import statistics
-import sys
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
@@ -248,7 +248,7 @@ def by_pyserini(recipe: Recipe) -> Callable[[LazyEncoder], Find]:
         stage = recipe.stage("pyserini", build)
 
     def search(encoder: LazyEncoder) -> Find:
-        searcher: Any = sys.modules["pyserini.search.faiss"]
+        searcher: Any = importlib.import_module("pyserini.search.faiss")
         asked = EffirQueryEncoder(encoder, max_length=length)
         # the index says who encoded it: the full one and the pair are let in, others are not
         opened = searcher.FaissSearcher(str(stage.folder), asked)
