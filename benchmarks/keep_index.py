@@ -31,8 +31,8 @@ from effir_integrations.data.beir import RetrievalData, load_beir
 from effir_integrations.evaluation.encoded import Encoded, Settings, encode_data
 from effir_integrations.evaluation.evaluate import Evaluation, score
 from effir_integrations.evaluation.intervals import interval
-from effir_integrations.pairing.mapping import MAPS
-from effir_integrations.pairing.pair import Paired, pair
+from effir_integrations.pairing.mapping import MAPS, Mapped
+from effir_integrations.pairing.pair import pair
 from effir_integrations.pruning.compress import compress
 from effir_integrations.pruning.config import CompressConfig
 
@@ -103,13 +103,14 @@ def lines_of(
         for method in options.map:
             place = work / f"pair-{keep}-{method}-{Path(texts or 'shipped').stem}"
             made = pair(small, base, place, map=method, texts=texts, apart=True, force=True)
+            assert made.queries is not None and made.map is not None
             mapped = encode_data(made.queries, data, settings, queries_alone=True)
-            lines.append(line(score(mapped, data, kept), best, f"{ours}, {_described(made)}"))
+            by = f"{ours}, {_described(made.map)}"
+            lines.append(line(score(mapped, data, kept), best, by))
     return lines
 
 
-def _described(made: Paired) -> str:
-    found = made.map
+def _described(found: Mapped) -> str:
     stays = "" if found.kept else " (left out)"
     change = f"{found.before:.3f} to {found.after:.3f}"
     return f"{found.method}{stays}, {found.texts:,} texts ({Path(found.source).name}): {change}"

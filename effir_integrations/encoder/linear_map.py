@@ -127,7 +127,8 @@ def with_map(encoder: Any, weight: torch.Tensor, bias: torch.Tensor | None = Non
     """
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize
 
-    dense = Dense(*weight.shape, bias=bias is not None, activation_function=nn.Identity())
+    hidden, dimension = weight.shape
+    dense = Dense(hidden, dimension, bias is not None, activation_function=nn.Identity())
     with torch.no_grad():
         dense.linear.weight.copy_(weight.T)
         if bias is not None:
