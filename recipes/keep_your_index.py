@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def command_line() -> ArgumentParser:
     """Return a parser of this recipe's options."""
     parser = recipe_parser(__doc__ or "")
+    # what is timed should be what would be served: bf16 is slow where the hardware has none
+    parser.set_defaults(precision="auto")
     add = parser.add_argument
     add("--small", help="pruned model folder; default: --model with --keep of its neurons")
     add("--keep", type=float, default=0.5, help="its share of neurons (default: %(default)s)")
