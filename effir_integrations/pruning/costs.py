@@ -205,9 +205,11 @@ def measure_costs(
     bare = PruningPlan(
         base=base, drop_mlp=plans[0.0].drop_mlp, drop_attention=tuple(attentions[1:])
     )
-    models = [thinned(transformer_model(encoder), x) for x in (bare, *(plans[s] for s in shares))]
+    narrowed = [thinned(transformer_model(encoder), plans[share]) for share in shares]
+    models = [*reversed(narrowed), thinned(transformer_model(encoder), bare)]
     times = time_models(encoder, models, work, rounds=rounds, show_progress=show_progress)
-    without, *by_share = times
+    *by_share, without = times
+    by_share.reverse()
     attention = max(0.0, (by_share[0] - without) / (len(attentions) - 1))
     mlp = np.maximum.accumulate([max(0.0, x - by_share[0]) for x in by_share])
     return Costs(
@@ -281,7 +283,11 @@ def time_models(
     rounds: int,
     show_progress: bool = False,
 ) -> list[float]:
-    """Return the milliseconds of a text for every model, the median over rounds in turns."""
+    """Return the milliseconds of a text for every model, timed in turns.
+
+    A machine whose speed drifts does so for all models of a round alike: of each, the median over
+    rounds is taken of its share of the first one's time in the same round.
+    """
     times: list[list[float]] = [[] for _ in models]
     places = list(range(len(models)))
     turns = [place for turn in range(rounds) for place in places[:: (-1) ** turn]]
@@ -290,4 +296,8 @@ def time_models(
             # the search for shortcuts of another model, and its first kernels, are not its time
             replace(work, texts=work.texts[:_WARM_UP]).milliseconds(encoder)
             times[place].append(work.milliseconds(encoder))
-    return [statistics.median(each) for each in times]
+    shares = [
+        statistics.median(x / first for x, first in zip(each, times[0], strict=True))
+        for each in times
+    ]
+    return [statistics.median(times[0]) * share for share in shares]

@@ -157,7 +157,7 @@ class Trial:
             outputs, _ = calibrator.method.repair(calibrator, bare, neurons, self._means)
         return replace(bare, neurons=neurons, outputs=outputs)
 
-    def latency(self, candidate: Candidate, rounds: int = 3) -> float:
+    def latency(self, candidate: Candidate, rounds: int = 5) -> float:
         """Return how long a text takes, as a share of the full model's time, timed in turns."""
         shape = PruningPlan(
             base=self.base,
