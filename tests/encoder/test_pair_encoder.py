@@ -130,6 +130,9 @@ def test_a_damaged_tower_is_refused_by_name(folders, tmp_path):
     weights.unlink()
     with pytest.raises(FileNotFoundError, match="query_0_Transformer"):
         load(place, device="cpu")
+    shutil.rmtree(weights.parent)
+    with pytest.raises(FileNotFoundError, match="query_0_Transformer"):
+        load(place, device="cpu")
 
 
 def test_other_routes_are_refused(folders, tmp_path):
