@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -216,8 +216,3 @@ class Chooser:
 def _turned(score: float | None) -> float:
     """Return the squared step, as a share of the stream, that turns it by `1 - cosine`."""
     return 2 * (score or 0.0)
-
-
-def dropped_mlps(base: BaseIdentity, widths: Sequence[int]) -> tuple[int, ...]:
-    """Return the layers that lose their MLP."""
-    return tuple(x for x, width in enumerate(widths) if not width and base.mlp_widths[x])

@@ -224,18 +224,31 @@ def measure_costs(
 
 
 def _thinned_plans(base: BaseIdentity, multiple_of: int) -> Iterator[PruningPlan]:
-    layers = [layer for layer, width in enumerate(base.mlp_widths) if width]
     for share in _SHARES:
-        widths = {x: _rounded(share * base.mlp_widths[x], multiple_of) for x in layers}
-        yield PruningPlan(
-            base=base,
-            drop_mlp=tuple(x for x in layers if not widths[x]),
-            neurons={
-                x: torch.arange(width)
-                for x, width in widths.items()
-                if 0 < width < base.mlp_widths[x]
-            },
-        )
+        yield shape_plan(base, [_rounded(share * width, multiple_of) for width in base.mlp_widths])
+
+
+def shape_plan(
+    base: BaseIdentity, widths: Sequence[int], drop_attention: Sequence[int] = ()
+) -> PruningPlan:
+    """Return a plan that leaves these widths, of the first neurons: for times, which say no more.
+
+    Args:
+        base: The full model.
+        widths: MLP neurons of every layer, 0 where the MLP goes.
+        drop_attention: Layers without attention.
+    """
+    return PruningPlan(
+        base=base,
+        drop_mlp=dropped_mlps(base, widths),
+        drop_attention=tuple(drop_attention),
+        neurons={x: torch.arange(w) for x, w in enumerate(widths) if 0 < w < base.mlp_widths[x]},
+    )
+
+
+def dropped_mlps(base: BaseIdentity, widths: Sequence[int]) -> tuple[int, ...]:
+    """Return the layers that lose their MLP."""
+    return tuple(x for x, width in enumerate(widths) if not width and base.mlp_widths[x])
 
 
 def _rounded(width: float, multiple_of: int) -> int:

@@ -262,8 +262,9 @@ def take_point(
         if not 0 <= place < len(kept.points):
             raise ValueError(f"{path} has no point {place}; choose 0 to {len(kept.points) - 1}")
         point = kept.points[place]
-        trial = Trial(load(str(model)), read_material(kept.texts, config), config, show_progress)
-        kept.base.check_same(trial.base)
+        encoder = load(str(model))
+        kept.base.check_same(BaseIdentity.of(transformer_model(encoder)))
+        trial = Trial(encoder, read_material(kept.texts, config), config, show_progress)
         made = trial.make(
             Candidate(
                 drop_attention=point.drop_attention,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ..data.calibration import Calibration, load_calibration
 from ..data.sentences import sentences
@@ -21,9 +20,9 @@ from ..evaluation.retrieval import search
 from ..model.hooks import evaluation_mode
 from ..model.identity import BaseIdentity
 from ..model.plan import PruningPlan
-from .candidates import Candidate, dropped_mlps
+from .candidates import Candidate
 from .config import ReconstructConfig
-from .costs import Workload, running, thinned, time_models
+from .costs import Workload, dropped_mlps, running, shape_plan, thinned, time_models
 from .measuring import measuring
 from .refit import Calibrator
 
@@ -119,7 +118,7 @@ class Trial:
         config: PlanConfig,
         show_progress: bool,
     ) -> None:
-        """Rank the neurons, and let the full model answer the questions."""
+        """Rank the neurons."""
         self.encoder, self.material, self.config = encoder, material, config
         self.model = transformer_model(encoder)
         self.base = BaseIdentity.of(self.model)
@@ -132,7 +131,7 @@ class Trial:
             widths = {x: width for x, width in enumerate(self.base.mlp_widths) if width}
             self.removals: Mapping[int, Removal]
             self.removals, self._means = self._calibrator.rank(PruningPlan(base=self.base), widths)
-        self._full: Answers | None = None
+        self._full: tuple[Answers, dict[str, float]] | None = None
 
     @property
     def texts(self) -> int:
@@ -159,16 +158,7 @@ class Trial:
 
     def latency(self, candidate: Candidate, rounds: int = 5) -> float:
         """Return how long a text takes, as a share of the full model's time, timed in turns."""
-        shape = PruningPlan(
-            base=self.base,
-            drop_mlp=dropped_mlps(self.base, candidate.widths),
-            drop_attention=candidate.drop_attention,
-            neurons={
-                x: torch.arange(width)
-                for x, width in enumerate(candidate.widths)
-                if 0 < width < self.base.mlp_widths[x]
-            },
-        )
+        shape = shape_plan(self.base, candidate.widths, candidate.drop_attention)
         models = [self.model, thinned(self.model, shape)]
         full, pruned = time_models(self.encoder, models, self.material.work, rounds=rounds)
         return pruned / full
@@ -179,11 +169,12 @@ class Trial:
         if asked is None:
             return None
         if self._full is None:
-            self._full = self._answers(asked)
+            theirs = self._answers(asked)
+            self._full = theirs, _ranks(theirs.queries, theirs.documents, asked)
+        full, before = self._full
         with running(self.encoder, thinned(self.model, plan)):
             ours = self._answers(asked)
-        documents = self._full.documents if self.config.role == "query" else ours.documents
-        before = _ranks(self._full.queries, self._full.documents, asked)
+        documents = full.documents if self.config.role == "query" else ours.documents
         after = _ranks(ours.queries, documents, asked)
         found = float(np.mean(list(before.values())))
         if not found:

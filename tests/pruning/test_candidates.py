@@ -11,7 +11,8 @@ from tiny import tiny_model
 
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import ImportanceReport, PruningPlan
-from effir_integrations.pruning.candidates import Chooser, Limits, dropped_mlps
+from effir_integrations.pruning.candidates import Chooser, Limits
+from effir_integrations.pruning.costs import dropped_mlps
 from effir_integrations.pruning.ranking import Removal
 
 STEP = 8
