@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from .training.finetune import finetune
     from .training.mine import mine
     from .training.score import score
+    from .vocabulary.config import TrimConfig
+    from .vocabulary.trim import trim
 
 _HOMES = {
     "AdaptConfig": "training.config",
@@ -66,6 +68,7 @@ _HOMES = {
     "RetrievalData": "data.beir",
     "SlimConfig": "pruning.config",
     "TrainingData": "data.training_examples",
+    "TrimConfig": "vocabulary.config",
     "adapt": "training.adapt",
     "analyze": "pruning.analyze",
     "check": "evaluation.check",
@@ -91,6 +94,7 @@ _HOMES = {
     "score": "training.score",
     "show": "cli.shown",
     "slim": "pruning.slim",
+    "trim": "vocabulary.trim",
 }
 
 __all__ = [
@@ -109,6 +113,7 @@ __all__ = [
     "RetrievalData",
     "SlimConfig",
     "TrainingData",
+    "TrimConfig",
     "adapt",
     "analyze",
     "check",
@@ -134,6 +139,7 @@ __all__ = [
     "score",
     "show",
     "slim",
+    "trim",
 ]
 
 

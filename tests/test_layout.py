@@ -15,7 +15,7 @@ FLOORS = (
     {"onnx"},
     {"encoder"},
     {"corpus", "training", "evaluation"},
-    {"pruning", "adapters", "conversion", "pairing"},
+    {"pruning", "adapters", "conversion", "pairing", "vocabulary"},
     {"pyserini"},
     {"demo"},
     {"cli"},

@@ -12,13 +12,14 @@ from . import (  # noqa: F401 - registers the verbs
     prune,
     train,
     train_data,
+    trim,
 )
 from .app import app
 
 __all__ = ["app", "main"]
 
 _ORDER = (
-    "compress plan compare analyze drop slim reconstruct export convert pair adapt finetune "
+    "compress plan trim compare analyze drop slim reconstruct export convert pair adapt finetune "
     "distill mine score encode evaluate check show demo"
 ).split()
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or ""))

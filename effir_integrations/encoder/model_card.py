@@ -97,7 +97,8 @@ def model_card(history: Mapping[str, Any], *, stock: bool = False) -> str:
     # only what came from the hub has a commit: a folder such as models/base looks like a name
     is_hub_name = bool(history.get("revision")) and base.count("/") <= 1
     title = Path(base).name or base
-    pruned = history["parameters"] < history["parameters_before"]
+    smaller = history["parameters"] < history["parameters_before"]
+    pruned = (before, gone) != (after, gone_before)
     return _CARD.format(
         our_tag=OUR_TAG,
         usage=USAGE,
@@ -106,7 +107,7 @@ def model_card(history: Mapping[str, Any], *, stock: bool = False) -> str:
         example=EXAMPLE,
         stages_title=STAGES,
         base_model=f"base_model: {base}\n" if is_hub_name else "",
-        title=f"{title}, {'pruned' if pruned else 'trained'}",
+        title=f"{title}, {'pruned' if smaller else 'trained'}",
         base=base if is_hub_name else title,
         version=history["versions"].get("effir-integrations", ""),
         what=" and ".join(_changes(history, pruned)),
@@ -127,6 +128,11 @@ def model_card(history: Mapping[str, Any], *, stock: bool = False) -> str:
 def _changes(history: Mapping[str, Any], pruned: bool) -> list[str]:
     stages = {entry.get("stage") for entry in history["made_by"]}
     changes = ["sublayers or MLP neurons were removed"] if pruned else []
+    for entry in history["made_by"]:
+        if entry.get("stage") == "trim":
+            changes.append(
+                f"{entry['tokens']:,} of {entry['tokens_before']:,} tokens of the vocabulary stay"
+            )
     if stages & {"adapt", "finetune", "distill"}:
         changes.append("the weights were trained")
     if "map" in stages:

@@ -1,4 +1,4 @@
-"""Carry out a pruning plan on a checkpoint on disk, without loading the model.
+"""Carry out a pruning plan or a trim on a checkpoint on disk, without loading the model.
 
 What `apply` does to modules in memory is done to byte ranges here. Names and shapes come from the
 same surgery, on a model of the meta device, which holds no weights.
@@ -22,6 +22,8 @@ from .safetensors_files import StoredTensor
 from .shards import PlannedTensor, Shard, check_written, lay_out, write_shards, written_bytes
 from .stock import take_out_blocks
 from .stored import StoredBase
+from .surgery import parameter_count
+from .token_rows import check_rows, take_rows, token_table
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -91,11 +93,67 @@ def rewrite_checkpoint(
         OSError: The disk is full.
         RuntimeError: What was written is not what should have been.
     """
+    _check_empty(out)
+    config, shards = _planned_output(source, plan, shard_bytes)
+    _write(config, shards, out, show_progress=show_progress)
+
+
+def rewrite_rows(
+    source: Path, kept: torch.Tensor, out: Path, *, show_progress: bool = False
+) -> tuple[int, int]:
+    """Write a checkpoint with some of its token embeddings, without loading the model.
+
+    All other tensors are copied byte by byte; the config names tokens by their new places.
+
+    Args:
+        source: Folder of a safetensors checkpoint, of the base class or of one with a head.
+        kept: (tokens,) int64, ascending: the rows that stay.
+        out: A folder that holds no checkpoint.
+        show_progress: Draw a bar over the bytes.
+
+    Returns:
+        The numbers of parameters before and after.
+
+    Raises:
+        FileNotFoundError: The config, the weights, a shard or `out` are missing.
+        FileExistsError: `out` holds a checkpoint.
+        ValueError: As `check_rows` and `identity_on_disk`, or a weight is NaN or infinite.
+        OSError: The disk is full.
+        RuntimeError: What was written is not what should have been.
+    """
+    _check_empty(out)
+    base = StoredBase.read(source)
+    model = base.model
+    check_rows(model, str(source))
+    table, before = token_table(model).weight, parameter_count(model)
+    table_name = next(name for name, x in model.named_parameters() if x is table)
+    take_rows(model, kept)
+    shapes = {name: tuple(x.shape) for name, x in model.state_dict().items()}
+    tensors = [
+        PlannedTensor(
+            name=name,
+            dtype=stored.dtype,
+            shape=shapes[name],
+            source=stored,
+            kept=kept if name == table_name else None,
+        )
+        for name, stored in base.tensors.items()
+    ]
+    model.config.architectures = [type(model).__name__]
+    _write(model.config, lay_out(tensors, SHARD_BYTES), out, show_progress=show_progress)
+    return before, parameter_count(model)
+
+
+def _check_empty(out: Path) -> None:
     if not out.is_dir():
         raise FileNotFoundError(f"{out} is no folder; make it before writing into it")
     if (out / "config.json").exists() or any(out.glob("*.safetensors*")):
         raise FileExistsError(f"{out} holds a checkpoint already; give an empty folder")
-    config, shards = _planned_output(source, plan, shard_bytes)
+
+
+def _write(
+    config: PretrainedConfig, shards: list[Shard], out: Path, *, show_progress: bool
+) -> None:
     check_space(out, _output_bytes(config, shards))
     config.save_pretrained(out)
     if not is_stock(config.model_type):

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
 from ..encoder.encoder import Encoder, transformer_model
 from ..encoder.folder import probe, save, source_of
 from ..encoder.history import history_of, in_space, write_history
-from ..encoder.inference import TEXT_ONLY
 from ..encoder.loading import loaded
+from ..encoder.sidecars import card_of, write_sidecars
 from ..encoder.sources import find_folder, transformer_folder
 from ..encoder.space_record import Space, space_made_of
-from ..encoder.tokenization import (
-    prepare_tokenizer,
-    save_tokenizer,
-    table_positions,
-)
-from ..files import claimed, inside, new_folder, read_json, write_json
+from ..files import claimed, new_folder
 from ..model.apply import apply, check_code, least_cosine
-from ..model.config_file import check_tokenizer, read_modules
-from ..model.families import is_causal
+from ..model.config_file import check_tokenizer
 from ..model.hooks import masked
 from ..model.identity import BaseIdentity
 from ..model.peft_folder import with_bases
 from ..model.plan import PruningPlan
-from ..model.shards import check_file_finite
 
 
 def export(
@@ -142,92 +132,7 @@ def export_from_disk(
         needed = rewritten_bytes(weights, plan) + 20_000_000
         partial = stack.enter_context(new_folder(out, force=force, needed_bytes=needed))
         rewrite_checkpoint(weights, plan, partial, show_progress=show_progress)
-        if (source / "modules.json").is_file():
-            _copy_sidecars(source, weights, partial)
-        else:
-            _write_sidecars(source, partial)
-        card = source / "README.md"
-        base_card = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None
+        write_sidecars(source, weights, partial)
         history = in_space(history_of(plan), space_made_of(source))
-        write_history(partial, history, base_card)
+        write_history(partial, history, card_of(source))
     return out
-
-
-_COPIED = ("sentence_bert_config.json", "config_sentence_transformers.json")
-
-
-def _copy_sidecars(source: Path, weights: Path, out: Path) -> None:
-    """Copy tokenizer, prompts and later modules; the transformer goes to the root."""
-    from transformers import AutoTokenizer
-
-    for name in _COPIED:
-        for folder in (weights, source):
-            if (folder / name).is_file():
-                shutil.copyfile(inside(folder, name), out / name)
-    modules = read_modules(source)
-    modules[0]["path"] = ""
-    for module in modules[1:]:
-        if module["path"]:
-            folder = inside(source, module["path"])
-            for path in folder.rglob("*"):
-                inside(source, path.relative_to(source))
-                if path.suffix == ".safetensors":
-                    check_file_finite(path)
-            shutil.copytree(folder, out / module["path"])
-    write_json(out / "modules.json", modules)
-    _write_limit(AutoTokenizer.from_pretrained(weights), _table_positions(weights), out)
-
-
-def _table_positions(weights: Path) -> int | None:
-    from transformers import AutoConfig, AutoModel
-
-    with torch.device("meta"):
-        return table_positions(AutoModel.from_config(AutoConfig.from_pretrained(weights)))
-
-
-def _write_limit(tokenizer: Any, positions: int | None, out: Path) -> None:
-    """Save a tokenizer, and the limit that goes before its own, with no more than `positions`."""
-    if positions is not None:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-    save_tokenizer(tokenizer, out)
-    path = out / _COPIED[0]
-    settings = read_json(path, "settings of the Transformer module") if path.is_file() else {}
-    stated = settings.get("max_seq_length")
-    if positions is not None and stated is not None and stated > positions:
-        write_json(path, {**settings, "max_seq_length": positions})
-
-
-def _write_sidecars(source: Path, out: Path) -> None:
-    """Write what makes a bare checkpoint a Sentence Transformers folder, as `load` would."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(source)
-    pooling = "lasttoken" if is_causal(config) else "mean"
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    prepare_tokenizer(tokenizer, append_eos=pooling == "lasttoken")
-    positions = _table_positions(source) or getattr(config, "max_position_embeddings", None)
-    _write_limit(tokenizer, positions, out)
-    modules = [("", f"{Transformer.__module__}.{Transformer.__name__}")]
-    stock = (Pooling(config.hidden_size, pooling_mode=pooling), Normalize())
-    for index, module in enumerate(stock, start=1):
-        name = f"{index}_{type(module).__name__}"
-        (out / name).mkdir()
-        module.save(str(out / name))
-        modules.append((name, f"{type(module).__module__}.{type(module).__name__}"))
-    listing = [
-        {"idx": index, "name": str(index), "path": path, "type": kind}
-        for index, (path, kind) in enumerate(modules)
-    ]
-    write_json(out / "modules.json", listing)
-    write_json(
-        out / "sentence_bert_config.json",
-        {
-            "transformer_task": "feature-extraction",
-            "modality_config": TEXT_ONLY,
-            "module_output_name": "token_embeddings",
-        },
-    )
-    write_json(
-        out / "config_sentence_transformers.json",
-        {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine", "prompts": {}},
-    )

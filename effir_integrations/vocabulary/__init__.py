@@ -1,0 +1,1 @@
+"""Vocabularies: which tokens texts need, and an encoder without the others."""
