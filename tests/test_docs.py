@@ -104,6 +104,10 @@ from effir_integrations.demo.docstrings import build_docstring_corpus
 build_docstring_corpus(Path("docstrings"))
 shutil.copyfile("docstrings/corpus.jsonl", "corpus.jsonl")
 """,
+    "trim.md": """
+import shutil
+shutil.copyfile("beir/scifact/corpus.jsonl", "corpus.jsonl")
+""",
     "llama_index.md": "",
     "langchain_haystack.md": "",
     "serving.md": "",
