@@ -20,7 +20,6 @@ from effir_integrations.data.beir import DROP_SAME_ID, RetrievalData, load_beir
 from effir_integrations.demo.docstrings import build_docstring_corpus
 from effir_integrations.encoder.mini import MINI
 from effir_integrations.encoder.precision import PRECISIONS
-from effir_integrations.evaluation.compare import search_table
 from effir_integrations.evaluation.evaluate import Evaluation
 from effir_integrations.evaluation.models import (
     check_model,
@@ -28,6 +27,7 @@ from effir_integrations.evaluation.models import (
     non_embedding_parameters,
 )
 from effir_integrations.evaluation.retrieval import Run, best, check_run_ids, score_run, write_run
+from effir_integrations.evaluation.tables import search_table
 from effir_integrations.files import new_folder, read_json, write_json
 from effir_integrations.progress import progress_bar
 

@@ -21,8 +21,8 @@ from common import recipe_parser
 
 from effir_integrations import errors
 from effir_integrations.cli import console
-from effir_integrations.evaluation.compare import search_table
 from effir_integrations.evaluation.evaluate import Evaluation
+from effir_integrations.evaluation.tables import search_table
 
 RECIPES = {
     "sentence_transformers": "beir_sentence_transformers.py",

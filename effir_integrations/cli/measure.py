@@ -10,7 +10,18 @@ import typer
 from .. import errors
 from . import console
 from .app import verb
-from .options import Data, Documents, DropSameId, Dtype, Json, MaxLength, Model, Quiet, Split
+from .options import (
+    Data,
+    Documents,
+    DropSameId,
+    Dtype,
+    Json,
+    MaxLength,
+    Model,
+    Quiet,
+    Split,
+    TruncateDim,
+)
 
 
 @verb("evaluate")
@@ -21,6 +32,7 @@ def evaluate_command(
     split: Split = "test",
     drop_same_id: DropSameId = "auto",
     max_length: MaxLength = None,
+    truncate_dim: TruncateDim = None,
     dtype: Dtype = "auto",
     run_file: Annotated[
         Path | None, typer.Option(help="Also write the ranking here, in TREC format.")
@@ -33,8 +45,9 @@ def evaluate_command(
     With --documents FULL the index of FULL is kept: a table of FULL alone, of MODEL's queries on
     FULL's documents, and of MODEL alone.
     """
-    from ..evaluation.compare import compare, comparison_table
+    from ..evaluation.compare import compare
     from ..evaluation.evaluate import evaluate
+    from ..evaluation.tables import comparison_table
 
     if documents is not None and run_file is not None:
         raise ValueError("--run-file is of one ranking; leave it or --documents out")
@@ -43,6 +56,7 @@ def evaluate_command(
         "split": split,
         "drop_same_id": drop_same_id,
         "max_length": max_length,
+        "truncate_dim": truncate_dim,
         "dtype": dtype,
         "show_progress": not (quiet or as_json),
     }
@@ -63,6 +77,7 @@ def compare_command(
     split: Split = "test",
     drop_same_id: DropSameId = "auto",
     max_length: MaxLength = None,
+    truncate_dim: TruncateDim = None,
     dtype: Dtype = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
@@ -72,7 +87,8 @@ def compare_command(
     With --documents FULL, FULL is the first, and every model answers from FULL's documents and from
     its own.
     """
-    from ..evaluation.compare import compare, comparison_table
+    from ..evaluation.compare import compare
+    from ..evaluation.tables import comparison_table
 
     errors.quiet_libraries()
     results = compare(
@@ -82,6 +98,7 @@ def compare_command(
         split=split,
         drop_same_id=drop_same_id,
         max_length=max_length,
+        truncate_dim=truncate_dim,
         dtype=dtype,
         show_progress=not (quiet or as_json),
     )
@@ -122,7 +139,7 @@ def demo_command(
     """
     from ..demo.demo import ask_demo, demo
     from ..demo.questions import answers_table
-    from ..evaluation.compare import comparison_table
+    from ..evaluation.tables import comparison_table
 
     errors.quiet_libraries()
     show_progress = not (quiet or as_json)

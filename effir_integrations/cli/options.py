@@ -26,6 +26,14 @@ MaxLength = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens a text is cut to. Default: the model's own limit."),
 ]
+TruncateDim = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Keep so many leading numbers of every vector, as Matryoshka models allow it. "
+        "Default: all.",
+    ),
+]
 Documents = Annotated[
     str | None,
     typer.Option(

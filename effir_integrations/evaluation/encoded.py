@@ -31,6 +31,7 @@ class Settings:
     max_length: int | None = None
     dtype: str = "auto"
     device: str | None = None
+    truncate_dim: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class Encoded:
     query_latency: float
     """Median seconds for one query, one at a time."""
     max_length: int | None
+    truncate_dim: int | None
     batch_size: int | None
     dtype: str
     device: str
@@ -79,11 +81,13 @@ def encode_data(
     # refuses what the model does not take, before the clock starts
     limit = token_limit(loaded, settings.max_length)
     length = settings.max_length
+    _check_dimension(loaded, settings.truncate_dim)
     texts, documents = list(data.queries.values()), list(data.documents.values())
     latency = query_latency(loaded, texts, max_length=length)
     how: dict[str, Any] = {
         "batch_size": settings.batch_size,
         "max_length": length,
+        "truncate_dim": settings.truncate_dim,
         "show_progress": show_progress,
     }
     queries, queries_per_second = encode_timed(loaded, texts, kind="query", **how)
@@ -102,10 +106,20 @@ def encode_data(
         documents_per_second=documents_per_second,
         query_latency=latency,
         max_length=limit,
+        truncate_dim=settings.truncate_dim or loaded.truncate_dim,
         batch_size=None if isinstance(loaded, Encoder) else settings.batch_size,
         dtype=str(next(loaded.parameters()).dtype).removeprefix("torch."),
         device=str(loaded.device),
     )
+
+
+def _check_dimension(loaded: SentenceTransformer, truncate_dim: int | None) -> None:
+    dimension = loaded.get_embedding_dimension()
+    if truncate_dim is not None and dimension is not None and truncate_dim > dimension:
+        raise ValueError(
+            f"truncate_dim={truncate_dim} is above the {dimension} dimensions of the model; give "
+            "fewer, or leave it out"
+        )
 
 
 def check_comparable(queries: Encoded, documents: Encoded) -> None:

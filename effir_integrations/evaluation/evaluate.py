@@ -66,6 +66,8 @@ class Evaluation:
     non_embedding_parameters: int | None = None
     """Those of the layers: without the tables of tokens and positions, which are only looked up.
     None without an encoder."""
+    truncate_dim: int | None = None
+    """How many leading numbers of every vector were kept; None for all."""
     drops_same_id: bool = False
     """Whether the document of a query's own id was left out of what it finds."""
     documents_by: str | None = None
@@ -92,6 +94,7 @@ def evaluate(
     split: str = "test",
     drop_same_id: str | None = None,
     max_length: int | None = None,
+    truncate_dim: int | None = None,
     batch_size: int = 32,
     dtype: str = "auto",
     device: str | None = None,
@@ -114,6 +117,8 @@ def evaluate(
             it, "auto" looks at the judgements (see `RetrievalData.drops_same_id`). None is "auto",
             or what loaded data say.
         max_length: Tokens a text is cut to, at most the model's own limit, which is the default.
+        truncate_dim: Leading numbers of every vector to keep, for models that were trained for it
+            (Matryoshka); None keeps all, or what the model says.
         batch_size: Texts in each batch of a stock model; an `Encoder` cuts by tokens.
         dtype: Of a model given by name: "auto", "float32", "float16" or "bfloat16".
         device: Of a model given by name; by default the best one there is.
@@ -129,10 +134,7 @@ def evaluate(
             the two models' vectors cannot be compared.
         ImportError: If an optional package is missing.
     """
-    if batch_size < 1 or (max_length is not None and max_length < 1):
-        raise ValueError(
-            f"batch_size={batch_size}, max_length={max_length}; both must be at least 1."
-        )
+    check_sizes(batch_size=batch_size, max_length=max_length, truncate_dim=truncate_dim)
     check_drop_same_id(drop_same_id or "auto")
     for each in (model, documents):
         if each is not None:
@@ -141,13 +143,30 @@ def evaluate(
     data = retrieval_data(data, split, drop_same_id, show_progress=show_progress)
     if run_path is not None:
         check_run_ids([*data.queries, *data.documents])
-    settings = Settings(batch_size=batch_size, max_length=max_length, dtype=dtype, device=device)
+    settings = Settings(
+        batch_size=batch_size,
+        max_length=max_length,
+        dtype=dtype,
+        device=device,
+        truncate_dim=truncate_dim,
+    )
     alone = documents is not None
     ours = encode_data(model, data, settings, queries_alone=alone, show_progress=show_progress)
     theirs = None
     if documents is not None:
         theirs = encode_data(documents, data, settings, show_progress=show_progress)
     return score(ours, data, theirs, run_path=run_path, show_progress=show_progress)
+
+
+def check_sizes(**sizes: int | None) -> None:
+    """Refuse counts below 1.
+
+    Raises:
+        ValueError: Names it.
+    """
+    for name, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"{name}={size} must be at least 1")
 
 
 def score(
@@ -199,6 +218,7 @@ def score(
         queries_per_second=queries.queries_per_second,
         query_latency_ms=1000 * queries.query_latency,
         max_length=queries.max_length,
+        truncate_dim=queries.truncate_dim,
         batch_size=queries.batch_size,
         dtype=queries.dtype,
         device=queries.device,

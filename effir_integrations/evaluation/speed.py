@@ -41,6 +41,7 @@ def encode_timed(
     kind: Role,
     batch_size: int = 32,
     max_length: int | None = None,
+    truncate_dim: int | None = None,
     show_progress: bool = False,
 ) -> tuple[Vectors, float]:
     """Encode texts, one batch before the clock starts, and time it.
@@ -56,7 +57,14 @@ def encode_timed(
     if not texts:
         raise ValueError(f"no {kind} texts; timing needs at least one.")
     # The first forward pass also pays for allocators, kernels and threads.
-    encode = partial(search_vectors, model, kind=kind, batch_size=batch_size, max_length=max_length)
+    encode = partial(
+        search_vectors,
+        model,
+        kind=kind,
+        batch_size=batch_size,
+        max_length=max_length,
+        truncate_dim=truncate_dim,
+    )
     encode(texts[:batch_size])
     start = time.perf_counter()
     vectors = encode(texts, show_progress=show_progress)

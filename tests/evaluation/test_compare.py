@@ -13,9 +13,10 @@ from rich.console import Console
 from sentence_transformers import SentenceTransformer
 
 from effir_integrations.evaluation import compare as module
-from effir_integrations.evaluation.compare import compare, comparison_table, search_table
+from effir_integrations.evaluation.compare import compare
 from effir_integrations.evaluation.evaluate import Evaluation
 from effir_integrations.evaluation.speed import Speed
+from effir_integrations.evaluation.tables import comparison_table, search_table
 
 MakeBeir = Callable[..., Path]
 

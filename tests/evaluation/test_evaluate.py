@@ -254,3 +254,26 @@ def test_minilm_reaches_its_published_score_on_scifact(minilm: Path, scifact: Pa
     assert evaluation.metrics["nDCG@10"] == pytest.approx(0.6451, abs=0.001)
     assert evaluation.metrics["R@100"] == pytest.approx(0.9250, abs=0.001)
     assert evaluation.parameters == 22_713_216
+
+
+def test_vectors_are_cut_to_their_leading_numbers(
+    model: SentenceTransformer, make_beir: MakeBeir, tmp_path: Path
+):
+    data = load_beir(make_beir(), "test")
+    cut = evaluate(model, data, truncate_dim=4, run_path=tmp_path / "run")
+    assert (cut.truncate_dim, evaluate(model, data).truncate_dim) == (4, None)
+    first = (tmp_path / "run").read_text().splitlines()[0].split()
+    vectors = model.encode(
+        [data.queries[first[0]], data.documents[first[2]]],
+        truncate_dim=4,
+        normalize_embeddings=True,
+    )
+    assert abs(vectors[0] @ vectors[1] - float(first[4])) < 1e-5
+
+
+@pytest.mark.parametrize(("dimensions", "said"), [(33, "above the 32"), (0, "at least 1")])
+def test_dimensions_that_are_not_there_are_refused(
+    dimensions: int, said: str, model: SentenceTransformer, make_beir: MakeBeir
+):
+    with pytest.raises(ValueError, match=f"truncate_dim={dimensions} .*{said}"):
+        evaluate(model, make_beir(), truncate_dim=dimensions)

@@ -9,8 +9,8 @@ from verbs import effir, effir_json, refused
 from effir_integrations import compare, evaluate
 from effir_integrations.data.beir import load_beir
 from effir_integrations.encoder.search_vectors import search_vectors
-from effir_integrations.evaluation.compare import comparison_table
 from effir_integrations.evaluation.retrieval import rank, score_queries
+from effir_integrations.evaluation.tables import comparison_table
 
 
 def vectors(folder, data):

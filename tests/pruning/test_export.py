@@ -151,7 +151,9 @@ def sentence_transformer_base(tmp_path):
 
 def test_a_sentence_transformers_base_keeps_its_own_choices(tmp_path):
     encoder = load(sentence_transformer_base(tmp_path), device="cpu")
+    encoder[0].model.config.matryoshka_dimensions = [32, 16]
     made = export(encoder, plan_for(encoder), tmp_path / "out")
+    assert made[0].model.config.matryoshka_dimensions == [32, 16]
     assert [type(module) for module in made] == [Transformer, Pooling]
     assert made[1].pooling_mode == "cls"
     assert made.prompts == {"query": "w5 w6: ", "document": ""}
