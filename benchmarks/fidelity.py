@@ -5,7 +5,8 @@ share of the full model's nDCG@10 by the test judgements of a BEIR corpus, and w
 the same documents by known items and by the corpus's own queries; then Spearman's rank correlation
 of each figure with the share. Rows that the --json file holds are not measured again.
 
-    python benchmarks/fidelity.py --data scifact --others 300 --max-length 64 --json fidelity.json
+    python benchmarks/fidelity.py --data scifact --others 300 --max-length 64 --json scifact.json
+    python benchmarks/fidelity.py --draw docs/results/fidelity.png scifact.json dbpedia-mini.json
 """
 
 from __future__ import annotations
@@ -50,13 +51,17 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--model", help=MINILM_HELP)
-    add("--data", required=True, help="BEIR folder")
+    add("--data", help="BEIR folder")
     add("--others", type=int, help="documents relevant to no query (default: all)")
     add("--known", type=int, default=300, help="known items that are asked for, at most")
     add("--max-length", type=int, default=256)
     add("--work", type=Path, help="keep models here (default: a temporary folder)")
     add("--json", type=Path, help="rows, also to resume from")
-    return parser.parse_args()
+    add("--draw", nargs="+", type=Path, metavar=("PNG", "JSON"), help="draw what was measured")
+    options = parser.parse_args()
+    if not (options.draw or options.data):
+        parser.error("give --data, or --draw with the rows that were measured")
+    return options
 
 
 def variants() -> Iterator[tuple[str, CompressConfig]]:
@@ -116,9 +121,39 @@ def signs(
     }
 
 
+def draw(out: Path, files: list[Path]) -> None:
+    """Draw the share of nDCG@10 against the overlap of every model, a panel for each data set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    size = (3.4 * len(files), 3.4)
+    figure, panels = pyplot.subplots(1, len(files), figsize=size, squeeze=False, sharey=True)
+    for panel, file in zip(panels[0], files, strict=True):
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        for kind in (*METHODS, "MLPs dropped", "attentions dropped"):
+            found = [row for name, row in rows.items() if name.endswith(kind)]
+            shares = [row["share"] for row in found]
+            panel.scatter([row[SIGNS[0]] for row in found], shares, s=18, label=kind)
+        ranks = correlation(
+            [r["share"] for r in rows.values()], [r[SIGNS[0]] for r in rows.values()]
+        )
+        panel.set_title(f"{file.stem} (rank correlation {ranks:.2f})", fontsize=9)
+        panel.set_xlabel("overlap of the ten best, by check")
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("share of nDCG@10, by judgements")
+    panels[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+
+
 def main() -> None:
-    """Measure what is missing, and print the table and the correlations."""
+    """Measure what is missing, and print the table and the correlations; or draw them."""
     options = arguments()
+    if options.draw:
+        draw(options.draw[0], options.draw[1:])
+        return
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     base = options.model or minilm()
@@ -145,14 +180,14 @@ def main() -> None:
                 if not folder.is_dir():
                     compress(base, folder, config)
                 ours = answers(folder, asked, length)
-                rows[name] = {"nDCG@10": by_judgements(data, ours["own"])}
+                rows[name] = {"share": by_judgements(data, ours["own"]) / full}
                 rows[name] |= signs(asked, theirs, ours)
                 if options.json is not None:
                     options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-            cells = [f"{rows[name]['nDCG@10'] / full:.4f}"]
+            cells = [f"{rows[name]['share']:.4f}"]
             cells += [f"{rows[name][sign]:.4f}" for sign in SIGNS]
             print(f"| {name} | {' | '.join(cells)} |", flush=True)
-    shares = [row["nDCG@10"] / full for row in rows.values()]
+    shares = [row["share"] for row in rows.values()]
     found = (correlation(shares, [row[sign] for row in rows.values()]) for sign in SIGNS)
     print(f"| rank correlation with the share | | {' | '.join(f'{x:.3f}' for x in found)} |")
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .pruning.config import CompressConfig, DropConfig, ReconstructConfig, SlimConfig
     from .pruning.drop import drop
     from .pruning.export import export
+    from .pruning.import_pruned import import_pruned
     from .pruning.plan import plan
     from .pruning.plan_config import PlanConfig
     from .pruning.reconstruct import reconstruct
@@ -82,6 +83,7 @@ _HOMES = {
     "evaluate": "evaluation.evaluate",
     "export": "pruning.export",
     "finetune": "training.finetune",
+    "import_pruned": "pruning.import_pruned",
     "load": "encoder.loading",
     "load_beir": "data.beir",
     "load_calibration": "data.calibration",
@@ -127,6 +129,7 @@ __all__ = [
     "evaluate",
     "export",
     "finetune",
+    "import_pruned",
     "load",
     "load_beir",
     "load_calibration",

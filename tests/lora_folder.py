@@ -18,7 +18,7 @@ TARGETS = {"llama": ["q_proj", "down_proj"], "gpt2": ["c_attn"], "bert": ["query
 
 def write_adapter(base, out, *, kind=transformers.AutoModel, seed=0, **options):
     """Train nothing, but save an adapter that does something, and return it on its base."""
-    family = json.loads((base / "config.json").read_text())["model_type"]
+    family = json.loads((base / "config.json").read_text())["model_type"].removeprefix("effir_")
     options = {"target_modules": TARGETS[family], "fan_in_fan_out": family == "gpt2", **options}
     torch.manual_seed(seed)
     model = peft.get_peft_model(kind.from_pretrained(base), peft.LoraConfig(r=4, **options))

@@ -6,6 +6,7 @@ from . import (  # noqa: F401 - registers the verbs
     check,
     convert,
     encode,
+    import_pruned,
     measure,
     pair,
     plan,
@@ -19,8 +20,8 @@ from .app import app
 __all__ = ["app", "main"]
 
 _ORDER = (
-    "compress plan trim compare analyze drop slim reconstruct export convert pair adapt finetune "
-    "distill mine score encode evaluate check show demo"
+    "compress plan trim compare analyze drop slim reconstruct export import convert pair adapt "
+    "finetune distill mine score encode evaluate check show demo"
 ).split()
 app.registered_commands.sort(key=lambda command: _ORDER.index(command.name or ""))
 

@@ -135,6 +135,8 @@ def _changes(history: Mapping[str, Any], pruned: bool) -> list[str]:
             )
     if stages & {"adapt", "finetune", "distill"}:
         changes.append("the weights were trained")
+    if "import" in stages:
+        changes.append("sublayers that its checkpoint lists as dropped are left out")
     if "map" in stages:
         changes.append("a linear map into another model's space was put at the end")
     return changes or ["nothing was removed"]
