@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,7 +150,13 @@ def report(name: str, model: ModelChoices, call: CallChoices, wrong: str, folder
     )
 
 
-@pytest.mark.parametrize("number", range(-(-CASES // CALLS)))
+def numbers(count: int) -> list[Any]:
+    """Return the numbers of the models, of which those from `count` on are among the slow tests."""
+    made = range(-(-CASES // CALLS))
+    return [pytest.param(x, marks=[pytest.mark.slow] if x >= count else []) for x in made]
+
+
+@pytest.mark.parametrize("number", numbers(30))
 def test_random_encoders_give_the_vectors_of_the_stock_class(number: int, tmp_path: Path) -> None:
     model = draw_model(f"{SEED}:{number}")
     (tmp_path / "pair").mkdir()

@@ -23,6 +23,8 @@ from effir_integrations.model.identity import BaseIdentity
 PLANS = int(os.environ.get("EFFIR_PLANS", "30"))
 SEED = os.environ.get("EFFIR_SEED", "14")
 BASES = range(PLANS // 2)
+AT_ONCE = 9
+"""How many of these are not among the slow tests."""
 """Each is pruned once, twice or thrice: twice on average."""
 
 ELSEWHERE = """
@@ -74,7 +76,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[Pa
     return folders_of
 
 
-@pytest.mark.parametrize("number", BASES)
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(x, marks=[pytest.mark.slow] if x >= AT_ONCE else []) for x in BASES],
+)
 def test_sliced_is_masked_and_disk_is_memory(
     number: int, folders: Callable[[int], list[Path]]
 ) -> None:
@@ -84,7 +89,7 @@ def test_sliced_is_masked_and_disk_is_memory(
 def test_without_the_package_the_vectors_are_the_same(
     folders: Callable[[int], list[Path]],
 ) -> None:
-    made = [folder for number in BASES for folder in _whole(folders, number)]
+    made = [folder for number in BASES[:AT_ONCE] for folder in _whole(folders, number)]
     done = fresh.run(["-c", ELSEWHERE, json.dumps(TEXTS)], given="\n".join(map(str, made)))
     assert done.returncode == 0, done.stderr
     for folder in made:

@@ -52,6 +52,7 @@ def test_the_curve_has_a_line_for_every_step_and_a_second_run_adds_none(work: Pa
     assert (work / "smollm2-retriever" / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_switches_adapt_the_decoder_and_let_it_see_both_ways(tmp_path: Path) -> None:
     line = ["--work", str(tmp_path), "--smoke", "--quiet", "--adapt", "--bidirectional"]
     RECIPE.main(line)
