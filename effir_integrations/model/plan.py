@@ -100,7 +100,7 @@ class ImportanceReport:
             return from_mapping(cls, content)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PruningPlan:
     """What goes from a base, and the output projections that make up for it."""
 
@@ -130,6 +130,14 @@ class PruningPlan:
                         f"the new MLP output {part} of layer {layer} holds NaN or infinite "
                         "numbers; make the plan again"
                     )
+
+    def __repr__(self) -> str:
+        """Return one line without tensors."""
+        return (
+            f"PruningPlan({self.base.name}: {self.parameters:,} of {self.base.parameters:,} "
+            f"parameters, MLP widths {list(self.mlp_widths)}, without the attentions of "
+            f"{list(self.drop_attention) or 'none'})"
+        )
 
     def _check_layers(self) -> None:
         base = self.base

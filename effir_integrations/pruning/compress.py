@@ -24,7 +24,7 @@ from .plan import check_targets, find_plan
 from .reconstruct import check_plan, reconstruct
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Compressed:
     """What `compress` leaves in memory."""
 
@@ -34,6 +34,10 @@ class Compressed:
     """What was removed."""
     report: ImportanceReport | None
     """Importance of the sublayers, where dropping needed it."""
+
+    def __repr__(self) -> str:
+        """Return one line, where an encoder's modules and a plan's tensors would fill a screen."""
+        return f"Compressed({self.plan!r}, at {transformer_model(self.encoder).name_or_path})"
 
 
 def compress(

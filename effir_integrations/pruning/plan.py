@@ -31,7 +31,7 @@ POINTS_FILE = "points.json"
 _FORMAT = "effir-points-1"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Planned:
     """What `plan` found."""
 
@@ -43,6 +43,14 @@ class Planned:
     """Place of the plan among the points."""
     costs: Costs
     """Milliseconds of the model's parts on this machine."""
+
+    def __repr__(self) -> str:
+        """Return a line for each point, the chosen one marked."""
+        lines = [
+            f"{place}{' <-' if place == self.chosen else ''}: {point}"
+            for place, point in enumerate(self.points)
+        ]
+        return "\n".join([f"Planned({self.plan!r})", *lines])
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the plan's tensors as plain JSON values."""

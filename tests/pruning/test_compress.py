@@ -104,6 +104,9 @@ def test_one_width_for_all_leaves_a_plain_model(method: str, tmp_path: Path) -> 
     config = transformer_model(made.encoder).config
     assert config.model_type == "bert" and config.intermediate_size == 20
     assert made.plan.mlp_widths == (20, 20, 20, 20)
+    said = repr(made)
+    assert said.startswith("Compressed(PruningPlan(") and len(said) < 400 and "tensor" not in said
+    assert "MLP widths [20, 20, 20, 20]" in said and said.endswith(f"at {tmp_path / 'out'})")
 
 
 def test_refitting_alone_asks_for_no_multiple(encoder: Encoder, tmp_path: Path) -> None:
