@@ -9,7 +9,7 @@ import pytest
 from random_texts import cleaned, unicode_text
 from tokenizers import Tokenizer, models
 from trained import KINDS, texts, trained
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from effir_integrations import mini_path
 from effir_integrations.vocabulary.counts import ids_of
@@ -117,3 +117,8 @@ def test_other_kinds_are_refused_with_those_that_can_be_trimmed(model, said):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model))
     with pytest.raises(ValueError, match=f"{said}.*BPE, WordPiece, Unigram can be"):
         Vocabulary(tokenizer, "tiny")
+
+
+def test_a_tokenizer_without_a_file_to_trim_is_refused():
+    with pytest.raises(ValueError, match=r"is a ByT5Tokenizer without a tokenizer.json.*convert"):
+        Vocabulary(ByT5Tokenizer(), "tiny")
