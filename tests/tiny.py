@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -14,10 +15,26 @@ from effir_integrations.model.families import ARCHITECTURES
 
 FAMILIES = sorted(ARCHITECTURES)
 KINDS = (
-    *("bert", "distilbert", "gemma2", "gpt2", "gpt_neox", "modernbert", "mpnet", "phi3", "qwen3"),
-    "roberta",
+    *("bert", "distilbert", "eurobert", "gemma2", "gpt2", "gpt_neox", "modernbert", "mpnet"),
+    *("olmo2", "phi3", "qwen3", "roberta"),
 )
 """One family of each kind of row in the table: what other rows say in the same words."""
+NAMESAKES = ("camembert", "electra", "ernie", "ernie4_5", "granite", "ministral3", "smollm3")
+"""Families whose row is that of a kind but for its names. The invariants are tried with them at
+every turn; what takes long, and goes by the row alone, only among the slow tests."""
+
+
+def in_full(*families: str) -> pytest.MarkDecorator:
+    """Run an expensive test with families, or all, of which `NAMESAKES` are among the slow ones."""
+    return pytest.mark.parametrize(
+        "family",
+        [
+            pytest.param(family, marks=[pytest.mark.slow] if family in NAMESAKES else [])
+            for family in families or FAMILIES
+        ],
+    )
+
+
 SIZES = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -35,6 +52,28 @@ FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
     "mistral": GROUPED,
     "qwen2": {"num_key_value_heads": 2},
     "qwen3": GROUPED,
+    # scores grow with the position from the eighth token on
+    "ministral3": {
+        **GROUPED,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 100.0,
+            "factor": 16.0,
+            "original_max_position_embeddings": 8,
+            "llama_4_scaling_beta": 0.5,
+        },
+    },
+    # each branch, the embeddings and the scores are multiplied
+    "granite": {
+        "num_key_value_heads": 2,
+        "residual_multiplier": 0.4,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.5,
+    },
+    "smollm3": {"num_key_value_heads": 2, "no_rope_layer_interval": 2},
+    "ernie4_5": GROUPED,
+    "eurobert": GROUPED,
+    "olmo2": {"num_key_value_heads": 2},
     "gemma": GROUPED,
     "gemma2": GROUPED,
     "gemma3_text": GROUPED,

@@ -20,6 +20,7 @@ from stored import (
     save_with_head,
     tensors_of,
 )
+from tiny import FAMILIES, NAMESAKES, in_full
 from transformers import AutoModel
 
 from effir_integrations import files
@@ -54,10 +55,21 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
         assert torch.equal(tensor, second[name]), name
 
 
-@pytest.mark.parametrize(
-    ("make_plan", "dtype", "sharded"),
-    [(cut, "fp32", False), (cut, "bf16", True), (refit, "fp32", True), (refit, "bf16", False)],
-)
+WAYS = [(cut, "fp32", False), (cut, "bf16", True), (refit, "fp32", True), (refit, "bf16", False)]
+
+
+def each_way() -> list[Any]:
+    """Return families and ways; of a namesake, the first is for every day and the rest slow."""
+    return [
+        pytest.param(
+            family, *way, marks=[pytest.mark.slow] if number and family in NAMESAKES else []
+        )
+        for family in FAMILIES
+        for number, way in enumerate(WAYS)
+    ]
+
+
+@pytest.mark.parametrize(("family", "make_plan", "dtype", "sharded"), each_way())
 def test_gives_what_pruning_in_memory_and_saving_gives(
     family: str,
     make_plan: Callable[[BaseIdentity], PruningPlan],
@@ -87,6 +99,7 @@ def test_gives_what_pruning_in_memory_and_saving_gives(
     assert torch.equal(ours, theirs)
 
 
+@in_full()
 def test_tensors_of_a_head_are_left_out_and_its_prefix_goes(
     family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -114,6 +127,7 @@ def test_a_tied_head_leaves_the_embedding_whole(family: str, tmp_path: Path) -> 
     assert torch.equal(written, embedding)
 
 
+@in_full()
 def test_a_pruned_checkpoint_can_be_pruned_again(
     family: str, ragged_batch: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:

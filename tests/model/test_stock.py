@@ -12,7 +12,7 @@ import torch
 from fresh import ABSENT
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from tiny import FAMILIES, save_bare, tiny_model
+from tiny import FAMILIES, in_full, save_bare, tiny_model
 
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.loading import load
@@ -28,6 +28,8 @@ PRE_NORM = [family for family in FAMILIES if not ARCHITECTURES[family].mlp_sum]
 # windows so short that a layer of the wrong kind gives other vectors
 WINDOWS = {
     "mistral": {"sliding_window": 4},
+    "ministral3": {"sliding_window": 4},
+    "smollm3": {"use_sliding_window": True, "sliding_window": 4},
     "gemma2": {"sliding_window": 4},
     "gemma3_text": {
         "sliding_window": 4,
@@ -83,7 +85,7 @@ def written(family: str, folder: Path, blocks, monkeypatch) -> list[tuple[Path, 
     return pairs
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@in_full()
 def test_a_process_without_this_package_encodes_the_same(family, tmp_path, monkeypatch):
     blocks = BLOCKS if family in PRE_NORM else {}
     pairs = written(family, tmp_path, blocks, monkeypatch)
