@@ -15,11 +15,13 @@ from effir_integrations.model.families import ARCHITECTURES
 
 FAMILIES = sorted(ARCHITECTURES)
 KINDS = (
-    *("bert", "distilbert", "eurobert", "gemma2", "gpt2", "gpt_neox", "modernbert", "mpnet"),
-    *("olmo2", "phi3", "qwen3", "roberta"),
+    *("bert", "distilbert", "eurobert", "gemma2", "gpt2", "gpt_neox", "jina_embeddings_v3"),
+    *("modernbert", "mpnet", "nomic_bert", "olmo2", "phi3", "qwen3", "roberta"),
 )
 """One family of each kind of row in the table: what other rows say in the same words."""
-NAMESAKES = ("camembert", "electra", "ernie", "ernie4_5", "granite", "ministral3", "smollm3")
+NAMESAKES = (
+    *("camembert", "electra", "ernie", "ernie4_5", "granite", "gte", "ministral3", "smollm3"),
+)
 """Families whose row is that of a kind but for its names. The invariants are tried with them at
 every turn; what takes long, and goes by the row alone, only among the slow tests."""
 
@@ -82,6 +84,8 @@ FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": 48},
     "distilbert": {"hidden_dim": 48},
 }
+ON_DISK = [family for family in FAMILIES if not ARCHITECTURES[family].stored_otherwise]
+"""Families whose checkpoints are read tensor by tensor."""
 WORDS = [f"w{number}" for number in range(60)]
 
 

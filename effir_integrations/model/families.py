@@ -66,6 +66,9 @@ class Architecture:
     positions_by_padding_id: bool = False
     """Whether tokens are numbered from the padding id on, counting those that are not that id;
     where not, from 0, and the model takes numbers that it is given."""
+    stored_otherwise: bool = False
+    """Whether Transformers stores its tensors under other names, and some of them in one, so that
+    a checkpoint is loaded whole and not read tensor by tensor."""
 
     @property
     def model_type(self) -> str:
@@ -131,6 +134,20 @@ def _post_norm_encoder(family: str, class_prefix: str) -> Architecture:
     )
 
 
+def _rotary_encoder(family: str, class_prefix: str) -> Architecture:
+    """Return the row of encoders with BERT's norms and a decoder's names, with gated MLPs."""
+    return replace(
+        _gated_decoder(family, class_prefix),
+        without_attention={"self_attn": "zero_pair"},
+        without_mlp={"mlp": "zero"},
+        between="mlp",
+        attention_sum="post_attention_layernorm",
+        mlp_sum="post_mlp_layernorm",
+        causal=False,
+        stored_otherwise=True,
+    )
+
+
 _ROWS = (
     _gated_decoder("llama", "Llama"),
     _gated_decoder("mistral", "Mistral"),
@@ -185,6 +202,13 @@ _ROWS = (
         attention_output="attention.attn.o",
         without_attention={"attention.attn": "zero_pair"},
         attention_sum="attention.LayerNorm",
+    ),
+    _rotary_encoder("nomic_bert", "NomicBert"),
+    _rotary_encoder("gte", "Gte"),
+    replace(
+        _rotary_encoder("jina_embeddings_v3", "JinaEmbeddingsV3"),
+        mlp_inputs=("mlp.fc1",),
+        mlp_output="mlp.fc2",
     ),
     Architecture(
         family="distilbert",

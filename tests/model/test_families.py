@@ -13,7 +13,7 @@ from effir_integrations.model.families import ARCHITECTURES, find
 PROMISED = (
     "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 modernbert bert roberta xlm-roberta "
     "mpnet distilbert gpt_neox gpt2 ministral3 granite smollm3 ernie4_5 eurobert olmo2 electra "
-    "ernie camembert"
+    "ernie camembert nomic_bert gte jina_embeddings_v3"
 ).split()
 
 

@@ -20,10 +20,10 @@ from stored import (
     save_with_head,
     tensors_of,
 )
-from tiny import FAMILIES, NAMESAKES, in_full
+from tiny import FAMILIES, NAMESAKES, ON_DISK, in_full, save_bare
 from transformers import AutoModel
 
-from effir_integrations import files
+from effir_integrations import files, load
 from effir_integrations.model.apply import apply
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.modeling import STANDALONE_FILE
@@ -64,7 +64,7 @@ def each_way() -> list[Any]:
         pytest.param(
             family, *way, marks=[pytest.mark.slow] if number and family in NAMESAKES else []
         )
-        for family in FAMILIES
+        for family in ON_DISK
         for number, way in enumerate(WAYS)
     ]
 
@@ -99,7 +99,7 @@ def test_gives_what_pruning_in_memory_and_saving_gives(
     assert torch.equal(ours, theirs)
 
 
-@in_full()
+@in_full(*ON_DISK)
 def test_tensors_of_a_head_are_left_out_and_its_prefix_goes(
     family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -127,7 +127,7 @@ def test_a_tied_head_leaves_the_embedding_whole(family: str, tmp_path: Path) -> 
     assert torch.equal(written, embedding)
 
 
-@in_full()
+@in_full(*ON_DISK)
 def test_a_pruned_checkpoint_can_be_pruned_again(
     family: str, ragged_batch: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -143,6 +143,21 @@ def test_a_pruned_checkpoint_can_be_pruned_again(
     with torch.inference_mode():
         ours = AutoModel.from_pretrained(tmp_path / "twice")(**ragged_batch).last_hidden_state
         assert torch.equal(ours, in_memory(**ragged_batch).last_hidden_state)
+
+
+@pytest.mark.parametrize("family", sorted({*FAMILIES} - {*ON_DISK}))
+def test_what_is_stored_under_other_names_is_refused_and_told_apart(
+    family: str, tmp_path: Path
+) -> None:
+    source = save_bare(family, tmp_path / "base")
+    base = identity_on_disk(source)
+    assert base == BaseIdentity.of(AutoModel.from_pretrained(source), str(source))
+    words = f"{family}, which Transformers stores under other names .* in-memory export"
+    with pytest.raises(ValueError, match=words):
+        rewrite_checkpoint(source, cut(base), new(tmp_path / "out"))
+    with pytest.raises(ValueError, match=words):
+        load(source, from_disk=True)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_config_without_dtype_gets_the_stored_one(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from fresh import ABSENT
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from tiny import FAMILIES, in_full, save_bare, tiny_model
+from tiny import FAMILIES, KINDS, ON_DISK, in_full, save_bare, tiny_model
 
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.loading import load
@@ -101,6 +101,7 @@ def test_a_process_without_this_package_encodes_the_same(family, tmp_path, monke
         assert np.array_equal(np.load(f"{stock}.npy"), expected)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind in ON_DISK])
 def test_from_disk_the_same_files_are_written(kind, tmp_path):
     bare = save_bare(kind, tmp_path / "bare", **WINDOWS.get(kind, {}))
     base = identity_on_disk(bare)

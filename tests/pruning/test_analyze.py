@@ -34,6 +34,9 @@ NORM_AFTER_ATTENTION = {
     "xlm-roberta": "attention.output.LayerNorm",
     "mpnet": "attention.LayerNorm",
     "distilbert": "sa_layer_norm",
+    "gte": "post_attention_layernorm",
+    "jina_embeddings_v3": "post_attention_layernorm",
+    "nomic_bert": "post_attention_layernorm",
 }
 
 
