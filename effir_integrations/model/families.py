@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from .refused import why_refused
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -269,8 +271,8 @@ def find(config: PretrainedConfig) -> Architecture:
     family = config.model_type.removeprefix(PREFIX)
     if family not in ARCHITECTURES:
         raise ValueError(
-            f"model family {family!r} is not supported (mixture-of-experts, encoder-decoder and "
-            "shared-norm parallel models are not); choose a model of one of: "
+            f"model family {family!r} is not supported ({why_refused(family)}); choose a model of "
+            "one of: "
             f"{', '.join(sorted(ARCHITECTURES))}"
         )
     if getattr(config, "add_cross_attention", False):
