@@ -19,22 +19,23 @@ KINDS = (
     *("modernbert", "mpnet", "nomic_bert", "olmo2", "phi3", "qwen3", "roberta"),
 )
 """One family of each kind of row in the table: what other rows say in the same words."""
-NAMESAKES = (
+RELATED = (
     *("camembert", "electra", "ernie", "ernie4_5", "granite", "gte", "ministral3", "smollm3"),
+    *("eurobert", "jina_embeddings_v3", "olmo2"),
 )
-"""Families whose row is that of a kind but for its names. The invariants are tried with them at
-every turn; what takes long, and goes by the row alone, only among the slow tests."""
+"""Families whose row is that of a kind but for its names, or put together of what other kinds have.
+The invariants are tried with them at every turn: dropping, slicing, reloading, vectors of the stock
+class, writing from disk. What takes seconds is run with them among the slow tests alone."""
 
 
 def in_full(*families: str) -> pytest.MarkDecorator:
-    """Run an expensive test with families, or all, of which `NAMESAKES` are among the slow ones."""
-    return pytest.mark.parametrize(
-        "family",
-        [
-            pytest.param(family, marks=[pytest.mark.slow] if family in NAMESAKES else [])
-            for family in families or FAMILIES
-        ],
-    )
+    """Run an expensive test with families, or all, of which `RELATED` are among the slow ones."""
+    return pytest.mark.parametrize("family", [slow_if_related(x) for x in families or FAMILIES])
+
+
+def slow_if_related(family: str, *more: Any) -> Any:
+    """Return the parameters of a test, among the slow ones where the family is one of them."""
+    return pytest.param(family, *more, marks=[pytest.mark.slow] if family in RELATED else [])
 
 
 SIZES = {

@@ -20,7 +20,7 @@ from stored import (
     save_with_head,
     tensors_of,
 )
-from tiny import FAMILIES, NAMESAKES, ON_DISK, in_full, save_bare
+from tiny import FAMILIES, ON_DISK, in_full, save_bare, slow_if_related
 from transformers import AutoModel
 
 from effir_integrations import files, load
@@ -59,14 +59,10 @@ WAYS = [(cut, "fp32", False), (cut, "bf16", True), (refit, "fp32", True), (refit
 
 
 def each_way() -> list[Any]:
-    """Return families and ways; of a namesake, the first is for every day and the rest slow."""
-    return [
-        pytest.param(
-            family, *way, marks=[pytest.mark.slow] if number and family in NAMESAKES else []
-        )
-        for family in ON_DISK
-        for number, way in enumerate(WAYS)
-    ]
+    """Return families and ways; of `RELATED` ones, all but the first are slow."""
+    first, *rest = WAYS
+    every_day = [(family, *first) for family in ON_DISK]
+    return every_day + [slow_if_related(family, *way) for family in ON_DISK for way in rest]
 
 
 @pytest.mark.parametrize(("family", "make_plan", "dtype", "sharded"), each_way())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -73,14 +74,15 @@ def plans(base: BaseIdentity, blocks: dict[str, tuple[int, ...]]) -> dict[str, P
 def written(family: str, folder: Path, blocks, monkeypatch) -> list[tuple[Path, Path]]:
     """Export every plan twice: as it is, and as a class of ours."""
     bare = save_bare(family, folder / "bare", **WINDOWS.get(family, {}))
-    base = BaseIdentity.of(transformer_model(load(bare)))
+    whole = load(bare)
+    base = BaseIdentity.of(transformer_model(whole))
     pairs = []
     for name, plan in plans(base, blocks).items():
         stock, ours = folder / name / "stock", folder / name / "ours"
-        export(load(bare), plan, stock)
+        export(copy.deepcopy(whole), plan, stock)
         with monkeypatch.context() as patch:
             patch.setattr(apply_module, "why_not_stock", lambda *_: "it is not to be")
-            export(load(bare), plan, ours)
+            export(copy.deepcopy(whole), plan, ours)
         pairs.append((stock, ours))
     return pairs
 

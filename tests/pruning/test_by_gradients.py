@@ -9,6 +9,7 @@ import pytest
 import torch
 from examples import examples, tiny_encoder
 from safetensors.torch import load_file
+from tiny import KINDS, in_full
 
 from effir_integrations import export
 from effir_integrations.data.calibration import Calibration
@@ -107,6 +108,7 @@ def test_the_weights_of_tokens_reach_the_gram_matrix_and_the_widths(tmp_path: Pa
     torch.testing.assert_close(removals[2].cost, cost, rtol=1e-3, atol=1e-6 * float(cost.max()))
 
 
+@in_full(*KINDS)
 @pytest.mark.parametrize("loss", ["contrastive", "vectors"])
 def test_gradients_choose_and_refit_in_one_stage(loss: str, family: str, tmp_path: Path) -> None:
     encoder = tiny_encoder(family, tmp_path)
