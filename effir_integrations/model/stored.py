@@ -79,7 +79,7 @@ def check_names(config: PretrainedConfig, folder: Path) -> None:
     if find(config).stored_otherwise:
         raise ValueError(
             f"{folder} holds a {config.model_type}, which Transformers stores under other names "
-            "than its class has, so it is not read tensor by tensor: leave from_disk out and "
+            "than its class has, so it is not read tensor by tensor; leave from_disk out: "
             f"{_INSTEAD}"
         )
 
