@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -14,10 +15,29 @@ from effir_integrations.model.families import ARCHITECTURES
 
 FAMILIES = sorted(ARCHITECTURES)
 KINDS = (
-    *("bert", "distilbert", "gemma2", "gpt2", "gpt_neox", "modernbert", "mpnet", "phi3", "qwen3"),
-    "roberta",
+    *("bert", "distilbert", "eurobert", "gemma2", "gpt2", "gpt_neox", "jina_embeddings_v3"),
+    *("modernbert", "mpnet", "nomic_bert", "olmo2", "phi3", "qwen3", "roberta"),
 )
 """One family of each kind of row in the table: what other rows say in the same words."""
+RELATED = (
+    *("camembert", "electra", "ernie", "ernie4_5", "granite", "gte", "ministral3", "smollm3"),
+    *("eurobert", "jina_embeddings_v3", "olmo2", "gemma", "llama", "qwen2", "xlm-roberta"),
+)
+"""Families whose row is that of a kind but for its names, or put together of what other kinds have.
+The invariants are tried with them at every turn: dropping, slicing, reloading, vectors of the stock
+class, writing from disk. What takes seconds is run with them among the slow tests alone."""
+
+
+def in_full(*families: str) -> pytest.MarkDecorator:
+    """Run an expensive test with families, or all, of which `RELATED` are among the slow ones."""
+    return pytest.mark.parametrize("family", [slow_if_related(x) for x in families or FAMILIES])
+
+
+def slow_if_related(family: str, *more: Any) -> Any:
+    """Return the parameters of a test, among the slow ones where the family is one of them."""
+    return pytest.param(family, *more, marks=[pytest.mark.slow] if family in RELATED else [])
+
+
 SIZES = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -35,6 +55,28 @@ FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
     "mistral": GROUPED,
     "qwen2": {"num_key_value_heads": 2},
     "qwen3": GROUPED,
+    # scores grow with the position from the eighth token on
+    "ministral3": {
+        **GROUPED,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 100.0,
+            "factor": 16.0,
+            "original_max_position_embeddings": 8,
+            "llama_4_scaling_beta": 0.5,
+        },
+    },
+    # each branch, the embeddings and the scores are multiplied
+    "granite": {
+        "num_key_value_heads": 2,
+        "residual_multiplier": 0.4,
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.5,
+    },
+    "smollm3": {"num_key_value_heads": 2, "no_rope_layer_interval": 2},
+    "ernie4_5": GROUPED,
+    "eurobert": GROUPED,
+    "olmo2": {"num_key_value_heads": 2},
     "gemma": GROUPED,
     "gemma2": GROUPED,
     "gemma3_text": GROUPED,
@@ -43,6 +85,8 @@ FAMILY_OPTIONS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": 48},
     "distilbert": {"hidden_dim": 48},
 }
+ON_DISK = [family for family in FAMILIES if not ARCHITECTURES[family].stored_otherwise]
+"""Families whose checkpoints are read tensor by tensor."""
 WORDS = [f"w{number}" for number in range(60)]
 
 

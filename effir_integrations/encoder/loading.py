@@ -14,6 +14,7 @@ from ..model.config_file import blamed_on_config, check_tokenizer
 from ..model.families import find, is_causal
 from ..model.offload import device_map
 from ..model.peft_folder import find_adapter
+from ..model.stored import check_names
 from .call_lock import CallLock
 from .encoder import Encoder, transformer_model
 from .inference import TEXT_ONLY
@@ -128,6 +129,7 @@ def load(
         _check_only_read(name, precision, compile)
         import_extra("accelerate", "train")
         config = read_config(name, **shared)
+        check_names(config, Path(name))
         device = device or get_device_name()
         model_kwargs["device_map"] = device_map(config, device)
     modules = {"pooling": pooling, "bidirectional": bidirectional}

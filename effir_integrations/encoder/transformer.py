@@ -7,6 +7,7 @@ from typing import Any
 
 from sentence_transformers.sentence_transformer.modules import Transformer
 
+from ..model.apply import check_config_code
 from ..model.peft_folder import Adapter, blamed_on_base, find_adapter
 from ..model.weights import check_report
 from .peft_merge import check_not_quantised, merge
@@ -15,6 +16,8 @@ from .sources import config_place, find_source
 
 class CheckedTransformer(Transformer):
     """Loads as `Transformer` does, refuses weights that are not the model's, merges adapters.
+
+    It refuses a config that names modelling code which it is not to run as well.
 
     Afterwards it is a `Transformer`: only loading differs, and folders name the class they hold.
     """
@@ -28,7 +31,10 @@ class CheckedTransformer(Transformer):
     ) -> tuple[Any, bool]:
         adapter = _adapter_at(model_name_or_path, backend, config_kwargs)
         if adapter is None:
-            return super()._load_config(model_name_or_path, backend, config_kwargs)
+            config, is_peft = super()._load_config(model_name_or_path, backend, config_kwargs)
+            if not config_kwargs.get("trust_remote_code"):
+                check_config_code(config)
+            return config, is_peft
         with blamed_on_base(adapter):
             config, _ = self._load_config(*_base_of(adapter, config_kwargs, backend))
         adapter.check_config(config)

@@ -127,9 +127,11 @@ def check_config_code(config: PretrainedConfig) -> None:
     if named and is_stock(config.model_type):
         raise ValueError(
             f"the config of {config.name_or_path} has an auto_map that names code of its own for "
-            f"{named[0]}, and a pruned model would be the {config.model_type} of Transformers; "
-            "load it in Python with trust_remote_code=True, so that the two are compared, or "
-            "delete auto_map where the class of Transformers is meant"
+            f"{named[0]}: without it, here and in a pruned model, the {config.model_type} of "
+            "Transformers would run, which may let tokens see others, or leave a part out, and so "
+            "give other vectors; load it in Python with trust_remote_code=True, so that the two "
+            "are compared before anything is pruned, or delete auto_map from its config.json where "
+            "the class of Transformers is meant"
         )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from .refused import why_refused
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -66,6 +68,9 @@ class Architecture:
     positions_by_padding_id: bool = False
     """Whether tokens are numbered from the padding id on, counting those that are not that id;
     where not, from 0, and the model takes numbers that it is given."""
+    stored_otherwise: bool = False
+    """Whether Transformers stores its tensors under other names, and some of them in one, so that
+    a checkpoint is loaded whole and not read tensor by tensor."""
 
     @property
     def model_type(self) -> str:
@@ -131,11 +136,37 @@ def _post_norm_encoder(family: str, class_prefix: str) -> Architecture:
     )
 
 
+def _rotary_encoder(family: str, class_prefix: str) -> Architecture:
+    """Return the row of encoders with BERT's norms and a decoder's names, with gated MLPs."""
+    return replace(
+        _gated_decoder(family, class_prefix),
+        without_attention={"self_attn": "zero_pair"},
+        without_mlp={"mlp": "zero"},
+        between="mlp",
+        attention_sum="post_attention_layernorm",
+        mlp_sum="post_mlp_layernorm",
+        causal=False,
+        stored_otherwise=True,
+    )
+
+
 _ROWS = (
     _gated_decoder("llama", "Llama"),
     _gated_decoder("mistral", "Mistral"),
+    _gated_decoder("ministral3", "Ministral3"),
     _gated_decoder("qwen2", "Qwen2"),
     _gated_decoder("qwen3", "Qwen3"),
+    _gated_decoder("granite", "Granite"),
+    _gated_decoder("smollm3", "SmolLM3"),
+    _gated_decoder("ernie4_5", "Ernie4_5"),
+    replace(_gated_decoder("eurobert", "EuroBert"), causal=False),
+    replace(
+        _gated_decoder("olmo2", "Olmo2"),
+        without_attention={"self_attn": "zero_pair", "post_attention_layernorm": "identity"},
+        without_mlp={"mlp": "zero", "post_feedforward_layernorm": "identity"},
+        between="mlp",
+        norms_branches=True,
+    ),
     _gated_decoder("gemma", "Gemma"),
     _sandwich_decoder("gemma2", "Gemma2"),
     _sandwich_decoder("gemma3_text", "Gemma3Text"),
@@ -161,7 +192,10 @@ _ROWS = (
         first_layer_differs=True,
     ),
     _post_norm_encoder("bert", "Bert"),
+    _post_norm_encoder("electra", "Electra"),
+    _post_norm_encoder("ernie", "Ernie"),
     replace(_post_norm_encoder("roberta", "Roberta"), positions_by_padding_id=True),
+    replace(_post_norm_encoder("camembert", "Camembert"), positions_by_padding_id=True),
     replace(_post_norm_encoder("xlm-roberta", "XLMRoberta"), positions_by_padding_id=True),
     replace(
         _post_norm_encoder("mpnet", "MPNet"),
@@ -170,6 +204,13 @@ _ROWS = (
         attention_output="attention.attn.o",
         without_attention={"attention.attn": "zero_pair"},
         attention_sum="attention.LayerNorm",
+    ),
+    _rotary_encoder("nomic_bert", "NomicBert"),
+    _rotary_encoder("gte", "Gte"),
+    replace(
+        _rotary_encoder("jina_embeddings_v3", "JinaEmbeddingsV3"),
+        mlp_inputs=("mlp.fc1",),
+        mlp_output="mlp.fc2",
     ),
     Architecture(
         family="distilbert",
@@ -230,8 +271,8 @@ def find(config: PretrainedConfig) -> Architecture:
     family = config.model_type.removeprefix(PREFIX)
     if family not in ARCHITECTURES:
         raise ValueError(
-            f"model family {family!r} is not supported (mixture-of-experts, encoder-decoder and "
-            "shared-norm parallel models are not); choose a model of one of: "
+            f"model family {family!r} is not supported ({why_refused(family)}); choose a model of "
+            "one of: "
             f"{', '.join(sorted(ARCHITECTURES))}"
         )
     if getattr(config, "add_cross_attention", False):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from transformers import AutoModel
 
 from ..files import check_space
 from .apply import config_of_cut, cut, shape_of_cut
@@ -21,7 +22,7 @@ from .plan import PruningPlan
 from .safetensors_files import StoredTensor
 from .shards import PlannedTensor, Shard, check_written, lay_out, write_shards, written_bytes
 from .stock import take_out_blocks
-from .stored import StoredBase
+from .stored import StoredBase, checked_config
 from .surgery import parameter_count
 from .token_rows import check_rows, take_rows, token_table
 
@@ -34,11 +35,16 @@ SHARD_BYTES = 5_000_000_000
 def identity_on_disk(source: Path) -> BaseIdentity:
     """Return what `BaseIdentity.of` gives for the loaded base; one row a projection is read.
 
+    A model of a family that is `stored_otherwise` is loaded.
+
     Raises:
         FileNotFoundError: The config, the weights or a shard are missing.
         ValueError: The family is not supported, a shard is truncated, or the tensors are not those
             of the base class, alone or inside a model with a head.
     """
+    config = checked_config(source)
+    if find(config).stored_otherwise:
+        return BaseIdentity.of(AutoModel.from_pretrained(source), str(source))
     return StoredBase.read(source).identity()
 
 

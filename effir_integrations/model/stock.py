@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _OURS = ("mlp_widths", "dropped_attention", "mlp_output_bias", "mlp_gates")
 _OF_THE_CLASS = ("model_type", "architectures", "transformers_version", "auto_map")
-_BY_LAYER = ("layer_types",)
-"""Settings that hold a value for each layer, in whatever family has them."""
+_BY_LAYER = ("layer_types", "no_rope_layers")
+"""Settings that hold a value for each layer, and may hold more, in whatever family has them."""
 _BORDERS = ("max_window_layers",)
 """Settings that hold the number of the first layer of another kind."""
 
@@ -96,7 +96,7 @@ def stock_config(
     setattr(made, architecture.width_setting, shape.mlp_widths[kept[0]])
     for name in _BY_LAYER:
         each = getattr(made, name, None)
-        if isinstance(each, (list, tuple)) and len(each) == layers:
+        if isinstance(each, (list, tuple)) and len(each) >= layers:
             setattr(made, name, [each[layer] for layer in kept])
     for name in _BORDERS:
         if (border := getattr(made, name, None)) is not None:

@@ -48,7 +48,8 @@ class StoredBase:
             ValueError: The family is not supported, a shard is truncated, or the tensors are not
                 those of the base class, alone or inside a model with a head.
         """
-        config = _read_config(folder)
+        config = checked_config(folder)
+        check_names(config, folder)
         stored = check_checkpoint(folder)
         if config.dtype is None:  # as when it is loaded
             config.dtype = next(
@@ -69,7 +70,27 @@ class StoredBase:
         return BaseIdentity.of_rows(self.model, rows, str(self.folder))
 
 
-def _read_config(folder: Path) -> PretrainedConfig:
+def check_names(config: PretrainedConfig, folder: Path) -> None:
+    """Refuse a family whose checkpoints name their tensors otherwise than its class.
+
+    Raises:
+        ValueError: The family is `stored_otherwise`.
+    """
+    if find(config).stored_otherwise:
+        raise ValueError(
+            f"{folder} holds a {config.model_type}, which Transformers stores under other names "
+            "than its class has, so it is not read tensor by tensor; leave from_disk out: "
+            f"{_INSTEAD}"
+        )
+
+
+def checked_config(folder: Path) -> PretrainedConfig:
+    """Return the config of a checkpoint that stands for itself.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: The family is not supported, or the weights need more than the config's class.
+    """
     check_merged(folder, folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from tiny import FAMILIES, save_bare
+from tiny import FAMILIES, in_full, save_bare
 from transformers import AutoModel
 
 from effir_integrations import export, load
@@ -57,7 +57,7 @@ def test_vectors_are_those_of_the_stock_model_with_that_config(family: str, tmp_
     assert (causal - found).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@in_full(*DECODERS)
 def test_it_is_kept_where_it_is_saved_pruned_and_loaded_anywhere(
     family: str, tmp_path: Path
 ) -> None:
@@ -85,7 +85,7 @@ def test_it_is_kept_where_it_is_saved_pruned_and_loaded_anywhere(
     assert (given - expected).abs().max() > 1e-4
 
 
-@pytest.mark.parametrize("family", DECODERS)
+@in_full(*DECODERS)
 def test_no_prefix_is_reused_where_its_tokens_see_what_follows(family: str, tmp_path: Path) -> None:
     folder = save_bare(family, tmp_path / family)
     encoder = load(folder, bidirectional=True, pooling="lasttoken")

@@ -9,10 +9,12 @@ import transformers
 from tiny import KINDS, tiny_model
 
 from effir_integrations.model.families import ARCHITECTURES, find
+from effir_integrations.model.refused import REFUSED
 
 PROMISED = (
     "llama mistral qwen2 qwen3 gemma gemma2 gemma3_text phi3 modernbert bert roberta xlm-roberta "
-    "mpnet distilbert gpt_neox gpt2"
+    "mpnet distilbert gpt_neox gpt2 ministral3 granite smollm3 ernie4_5 eurobert olmo2 electra "
+    "ernie camembert nomic_bert gte jina_embeddings_v3"
 ).split()
 
 
@@ -51,6 +53,29 @@ def test_other_families_are_refused_by_name_with_the_list(config):
         find(config)
     assert all(family in str(error.value) for family in PROMISED)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ("Gemma4TextConfig", "reuse the keys and values of earlier ones"),
+        ("EmbeddingGemma2TextConfig", "a third branch"),
+        ("Lfm2Config", "have a convolution"),
+        ("Qwen3_5TextConfig", "have linear attention"),
+        ("MixtralConfig", "mixtures of experts"),
+        ("T5Config", "an encoder with a decoder"),
+        ("PhiConfig", "side by side behind one norm"),
+        ("BloomConfig", "mixture-of-experts, encoder-decoder and shared-norm"),
+    ],
+)
+def test_the_reason_of_a_refusal_is_told(config, why):
+    with pytest.raises(ValueError, match=f"is not supported .*{why}.*; choose a model of one of"):
+        find(getattr(transformers, config)())
+
+
+def test_what_is_refused_is_a_type_of_transformers_and_has_no_row():
+    assert not REFUSED.keys() & ARCHITECTURES.keys()
+    assert set(transformers.CONFIG_MAPPING) >= set(REFUSED)
 
 
 def test_cross_attention_is_refused():

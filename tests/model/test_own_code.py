@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny import save_bare
+from transformers import AutoModel
 
 from effir_integrations import load
 from effir_integrations.data.calibration import load_calibration
@@ -45,9 +46,36 @@ def texts():
     return load_calibration(["w1 w2 w3 w4", "w5 w6"], limit=None)
 
 
-def test_code_that_was_not_run_is_refused_by_every_stage(texts, tmp_path: Path) -> None:
+REFUSED = (
+    "auto_map that names code of its own for AutoModel: .* the llama of Transformers would run.* "
+    "trust_remote_code=True.* or delete auto_map"
+)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_code_that_is_not_to_run_is_refused_before_weights_are_read(
+    finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The class of Transformers would load the weights and give other vectors, with no warning."""
     folder = with_code(tmp_path / "base", SEES_ALL)
-    encoder = load(folder, device="cpu")
+    if finished:
+        trusted = load(folder, device="cpu", trust_remote_code=True)
+        folder = tmp_path / "finished"
+        trusted.save(str(folder))
+        config = json.loads((folder / "config.json").read_text())
+        assert config["model_type"] == "llama" and "AutoModel" in config["auto_map"]
+    monkeypatch.setattr(AutoModel, "from_pretrained", lambda *given, **options: pytest.fail("read"))
+    with pytest.raises(ValueError, match=REFUSED) as error:
+        load(folder, device="cpu")
+    assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_code_that_was_not_run_is_refused_by_every_stage(texts, tmp_path: Path) -> None:
+    """As when Sentence Transformers loaded it, which does not ask."""
+    folder = with_code(tmp_path / "base", SEES_ALL)
+    encoder = load(save_bare("llama", tmp_path / "plain"), device="cpu")
+    named = json.loads((folder / "config.json").read_text())["auto_map"]
+    transformer_model(encoder).config.auto_map = named
     plan = PruningPlan(base=BaseIdentity.of(transformer_model(encoder)), drop_mlp=(1,))
     for stage in (
         lambda: analyze(encoder, texts),
@@ -55,9 +83,9 @@ def test_code_that_was_not_run_is_refused_by_every_stage(texts, tmp_path: Path) 
         lambda: export(encoder, plan, tmp_path / "out"),
         lambda: StoredBase.read(folder),
     ):
-        with pytest.raises(ValueError, match="auto_map that names code of its own for AutoModel"):
+        with pytest.raises(ValueError, match=REFUSED):
             stage()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["base"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "plain"]
 
 
 def test_code_that_computes_something_else_is_refused(texts, tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from stored import (
     save_with_head,
     tensors_of,
 )
+from tiny import FAMILIES, ON_DISK, in_full, save_bare, slow_if_related
 from transformers import AutoModel
 
-from effir_integrations import files
+from effir_integrations import files, load
 from effir_integrations.model.apply import apply
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.modeling import STANDALONE_FILE
@@ -54,10 +55,17 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
         assert torch.equal(tensor, second[name]), name
 
 
-@pytest.mark.parametrize(
-    ("make_plan", "dtype", "sharded"),
-    [(cut, "fp32", False), (cut, "bf16", True), (refit, "fp32", True), (refit, "bf16", False)],
-)
+WAYS = [(cut, "fp32", False), (cut, "bf16", True), (refit, "fp32", True), (refit, "bf16", False)]
+
+
+def each_way() -> list[Any]:
+    """Return families and ways; of `RELATED` ones, all but the first are slow."""
+    first, *rest = WAYS
+    every_day = [(family, *first) for family in ON_DISK]
+    return every_day + [slow_if_related(family, *way) for family in ON_DISK for way in rest]
+
+
+@pytest.mark.parametrize(("family", "make_plan", "dtype", "sharded"), each_way())
 def test_gives_what_pruning_in_memory_and_saving_gives(
     family: str,
     make_plan: Callable[[BaseIdentity], PruningPlan],
@@ -87,6 +95,7 @@ def test_gives_what_pruning_in_memory_and_saving_gives(
     assert torch.equal(ours, theirs)
 
 
+@in_full(*ON_DISK)
 def test_tensors_of_a_head_are_left_out_and_its_prefix_goes(
     family: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -114,6 +123,7 @@ def test_a_tied_head_leaves_the_embedding_whole(family: str, tmp_path: Path) -> 
     assert torch.equal(written, embedding)
 
 
+@in_full(*ON_DISK)
 def test_a_pruned_checkpoint_can_be_pruned_again(
     family: str, ragged_batch: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -129,6 +139,21 @@ def test_a_pruned_checkpoint_can_be_pruned_again(
     with torch.inference_mode():
         ours = AutoModel.from_pretrained(tmp_path / "twice")(**ragged_batch).last_hidden_state
         assert torch.equal(ours, in_memory(**ragged_batch).last_hidden_state)
+
+
+@pytest.mark.parametrize("family", sorted({*FAMILIES} - {*ON_DISK}))
+def test_what_is_stored_under_other_names_is_refused_and_told_apart(
+    family: str, tmp_path: Path
+) -> None:
+    source = save_bare(family, tmp_path / "base")
+    base = identity_on_disk(source)
+    assert base == BaseIdentity.of(AutoModel.from_pretrained(source), str(source))
+    words = f"{family}, which Transformers stores under other names .* in-memory export"
+    with pytest.raises(ValueError, match=words):
+        rewrite_checkpoint(source, cut(base), new(tmp_path / "out"))
+    with pytest.raises(ValueError, match=words):
+        load(source, from_disk=True)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_config_without_dtype_gets_the_stored_one(tmp_path: Path) -> None:

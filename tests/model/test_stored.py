@@ -15,6 +15,7 @@ from stored import (
     save_with_head,
     tensors_of,
 )
+from tiny import in_full
 from transformers import AutoModel
 
 from effir_integrations.model.identity import BaseIdentity
@@ -22,6 +23,7 @@ from effir_integrations.model.plan import PruningPlan
 from effir_integrations.model.rewrite import identity_on_disk, rewrite_checkpoint
 
 
+@in_full()
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_identity_is_that_of_the_loaded_model(family: str, dtype: str, tmp_path: Path) -> None:
     bare = save(family, tmp_path / "bare", dtype=dtype, sharded=True)

@@ -24,13 +24,19 @@ TEXTS = ("w1 w2 w3 w4 w5 w6 w7 w8 w9", "w10", "w11 w12 w13 w14", "w15 w16", "w3 
 CALIBRATION = Calibration(texts=TEXTS, source="texts")
 
 # Where a branch leaves its sublayer, written out by hand so as not to repeat the table's `between`.
-SANDWICH = {"gemma2", "gemma3_text"}
+NORMED = {"gemma2", "gemma3_text", "olmo2"}
 NORM_AFTER_ATTENTION = {
     "bert": "attention.output.LayerNorm",
+    "camembert": "attention.output.LayerNorm",
+    "electra": "attention.output.LayerNorm",
+    "ernie": "attention.output.LayerNorm",
     "roberta": "attention.output.LayerNorm",
     "xlm-roberta": "attention.output.LayerNorm",
     "mpnet": "attention.LayerNorm",
     "distilbert": "sa_layer_norm",
+    "gte": "post_attention_layernorm",
+    "jina_embeddings_v3": "post_attention_layernorm",
+    "nomic_bert": "post_attention_layernorm",
 }
 
 
@@ -82,7 +88,7 @@ def _watch(seen, index, layer, family):
 
     row = find(SimpleNamespace(model_type=family))
     paths = {"attention": row.attention_output, "mlp": row.mlp_output}
-    if family in SANDWICH:
+    if family in NORMED:
         paths = {"attention": "post_attention_layernorm", "mlp": "post_feedforward_layernorm"}
     if family in NORM_AFTER_ATTENTION:
         paths["middle"] = NORM_AFTER_ATTENTION[family]
@@ -103,7 +109,11 @@ def _watch(seen, index, layer, family):
 def _pairs(seen, index, row, config):
     start, end = seen[index, "input"], seen[index, "output"]
     pairs = {"block": (start, end)}
-    attention, mlp = seen.get((index, "attention")), seen.get((index, "mlp"))
+    factor = 0.4 if row.family == "granite" else 1.0
+    attention, mlp = (
+        seen[index, name] * factor if (index, name) in seen else None
+        for name in ("attention", "mlp")
+    )
     if attention is not None:
         pairs["attention"] = (start, start + attention)
     if mlp is not None:

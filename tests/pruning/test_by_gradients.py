@@ -9,7 +9,7 @@ import pytest
 import torch
 from examples import examples, tiny_encoder
 from safetensors.torch import load_file
-from tiny import KINDS
+from tiny import KINDS, slow_if_related
 
 from effir_integrations import export
 from effir_integrations.data.calibration import Calibration
@@ -108,10 +108,13 @@ def test_the_weights_of_tokens_reach_the_gram_matrix_and_the_widths(tmp_path: Pa
     torch.testing.assert_close(removals[2].cost, cost, rtol=1e-3, atol=1e-6 * float(cost.max()))
 
 
-@pytest.mark.parametrize(
-    ("loss", "family"),
-    [*(("contrastive", kind) for kind in KINDS), ("vectors", "bert"), ("vectors", "gemma2")],
-)
+CASES = [
+    *(slow_if_related(kind, "contrastive") for kind in KINDS),
+    *(("bert", "vectors"), ("gemma2", "vectors")),
+]
+
+
+@pytest.mark.parametrize(("family", "loss"), CASES)
 def test_gradients_choose_and_refit_in_one_stage(loss: str, family: str, tmp_path: Path) -> None:
     encoder = tiny_encoder(family, tmp_path)
     base = PruningPlan(base=BaseIdentity.of(transformer_model(encoder)), drop_mlp=(1,))

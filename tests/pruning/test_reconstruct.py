@@ -7,7 +7,7 @@ import dataclasses
 
 import pytest
 import torch
-from tiny import WORDS, save_bare
+from tiny import KINDS, WORDS, in_full, save_bare
 
 from effir_integrations.data.calibration import Calibration
 from effir_integrations.encoder.encoder import token_batches, transformer_model
@@ -68,6 +68,7 @@ def test_refitting_beats_plain_removal_on_unseen_texts(family, calibration, tmp_
     assert errors["reconstruct"] < errors["mean"]
 
 
+@in_full(*KINDS)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_share_is_met_and_the_encoder_is_not_changed(family, method, calibration, tmp_path):
     encoder = tiny_encoder(family, tmp_path)
@@ -80,6 +81,7 @@ def test_the_share_is_met_and_the_encoder_is_not_changed(family, method, calibra
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@in_full(*KINDS)
 @pytest.mark.parametrize("method", METHODS)
 def test_the_sliced_model_equals_the_masked_base(family, method, calibration, tmp_path):
     encoder = tiny_encoder(family, tmp_path)
