@@ -56,7 +56,7 @@ def _entry(node: Definition, source: str, beside: dict[str, Definition]) -> Iter
         return
     yield from _function(node, source)
     result = beside.get(ast.unparse(node.returns)) if node.returns else None
-    if isinstance(result, ast.ClassDef):  # what it returns has no entry of its own
+    if isinstance(result, ast.ClassDef) and result.name not in public_names():
         yield f"#### {node.name}: {result.name}\n"
         yield from _class(result, source, "#####")
 

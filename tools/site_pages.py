@@ -49,6 +49,7 @@ def gather(folder: Path) -> None:
             (folder / page).write_text(moved(source, sources), encoding="utf-8")
         else:
             shutil.copyfile(ROOT / source, folder / page)
+    shutil.copyfile(ROOT / "tools" / "site.css", folder / "site.css")
     for name, text in (("api.md", api_page()), ("cli.md", cli_page())):
         (folder / name).write_text(text, encoding="utf-8")
     with (folder / "llms.txt").open("a", encoding="utf-8") as lines:
