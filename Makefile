@@ -4,7 +4,9 @@
 #   make test    run the test suite, but for its slow tests
 #   make test-all  run all of it
 #   make check   lint, format and type checks
-#   make clean   remove the environment, the demo and all caches
+#   make docs    build the site into site/, with search and the reference
+#   make dist    build the wheel and the source archive into dist/, and check them
+#   make clean   remove the environments, the demo, the site and all caches
 #
 # The suite runs on every core, one process and one thread each: tiny models gain nothing from more.
 # PYTHON=python3.12 chooses the interpreter; ARGS="..." is handed to the demo or to pytest.
@@ -18,7 +20,7 @@ ARGS ?=
 # No target needs a hub, so none may fall back on one unnoticed.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all check clean
+.PHONY: demo test test-all check docs dist clean
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.stamp
@@ -38,8 +40,19 @@ check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# An environment of its own: the reference is read from the source, so torch is not needed.
+docs: $(VENV)-docs/stamp
+	PYTHONPATH=. $(VENV)-docs/bin/python tools/site_pages.py gather build/pages
+	$(VENV)-docs/bin/zensical build --clean --strict
+	PYTHONPATH=. $(VENV)-docs/bin/python tools/site_pages.py finish build/pages site
+
+dist: $(VENV)-dist/stamp
+	rm -rf dist build/lib build/bdist.* *.egg-info
+	$(VENV)-dist/bin/python -m build --no-isolation
+	$(VENV)-dist/bin/twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) effir-demo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-dist effir-demo build dist site .cache *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # torch comes first and alone: constraints.txt says why.
@@ -55,4 +68,15 @@ $(VENV)/demo.stamp: $(VENV)/torch.stamp
 
 $(VENV)/dev.stamp: $(VENV)/torch.stamp
 	$(INSTALL) -e ".[all,dev]"
+	touch $@
+
+$(VENV)-docs/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.12 docs")'
+	$(PYTHON) -m venv --clear $(VENV)-docs
+	$(VENV)-docs/bin/python -m pip install --disable-pip-version-check -c constraints.txt zensical typer rich pyyaml
+	touch $@
+
+$(VENV)-dist/stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VENV)-dist
+	$(VENV)-dist/bin/python -m pip install --disable-pip-version-check -c constraints.txt build twine setuptools
 	touch $@

@@ -17,7 +17,8 @@ from pages import ROOT, blocks, commands
 from effir_integrations import load, mini_path
 from effir_integrations.cli import app
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "recipes").glob("*.md"))]
+SKILLS = sorted((ROOT / "skills").glob("*/SKILL.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "recipes").glob("*.md")), *SKILLS]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = {
     "moss": ("Moss", "A moss is a small plant without flowers that grows in damp places."),

@@ -163,6 +163,16 @@ def test_every_version_of_python_that_is_tested_is_allowed():
 
     assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == PYTHONS
     assert PROJECT["requires-python"] == f">={PYTHONS[0]}"
+    named = [x.split(" :: ")[-1] for x in PROJECT["classifiers"] if "Python :: 3." in x]
+    assert named == PYTHONS
+
+
+def test_what_is_cited_is_this_version_under_its_licence():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+
+    assert (cited["title"], cited["version"]) == (PROJECT["name"], PROJECT["version"])
+    assert cited["license"] == PROJECT["license"]
+    assert cited["references"][0]["identifiers"][0]["value"] == "arXiv:2512.20612"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no executable bit")
