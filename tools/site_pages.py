@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from api_page import api_page
 from cli_page import cli_page
+from notebook_page import notebook_page
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = {"README.md": "index.md"}
@@ -47,6 +48,9 @@ def gather(folder: Path) -> None:
         (folder / page).parent.mkdir(parents=True, exist_ok=True)
         if source.suffix in (".md", ".txt"):
             (folder / page).write_text(moved(source, sources), encoding="utf-8")
+        elif source.suffix == ".ipynb":
+            text = notebook_page(ROOT / source, (folder / page).parent)
+            (folder / page).write_text(text, encoding="utf-8")
         else:
             shutil.copyfile(ROOT / source, folder / page)
     shutil.copyfile(ROOT / "tools" / "site.css", folder / "site.css")
@@ -60,6 +64,9 @@ def files() -> dict[PurePosixPath, PurePosixPath]:
     """Return where each file of the repository lies in the site; both from the top."""
     found = {PurePosixPath(name): PurePosixPath(page) for name, page in FIRST.items()}
     found |= {PurePosixPath(name): PurePosixPath(name) for name in (*ALONE, "llms.txt")}
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        source = PurePosixPath("notebooks", path.name)
+        found[source] = source.with_suffix(".md")
     for folder in FOLDERS:
         for path in sorted((ROOT / folder).rglob("*")):
             source = PurePosixPath(path.relative_to(ROOT).as_posix())
