@@ -15,7 +15,8 @@ from effir_integrations.model.families import ARCHITECTURES
     [
         ("mistral", "llama", ""),
         ("xlm-roberta", "bert", ""),
-        ("exaone4", "", "nearest llama: no input_layernorm"),
+        ("exaone4", "olmo2", ""),
+        ("cohere", "", "nearest llama: no post_attention_layernorm"),
         ("phi", "", "resid_dropout"),
         ("t5", "", "is an encoder with a decoder"),
     ],
