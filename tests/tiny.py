@@ -33,6 +33,22 @@ def in_full(*families: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("family", [slow_if_related(x) for x in families or FAMILIES])
 
 
+UNLIKE = ("bert", "gemma2", "gpt2", "modernbert", "mpnet", "qwen3")
+"""Families that differ most: all that the longest tests, of ten seconds for a family with what is
+made of it, are run with but for the slow ones."""
+
+
+def in_few(*families: str) -> pytest.MarkDecorator:
+    """Run one of the longest tests with families, or all, the slow ones all but `UNLIKE`."""
+    return pytest.mark.parametrize(
+        "family",
+        [
+            pytest.param(family, marks=[] if family in UNLIKE else [pytest.mark.slow])
+            for family in families or FAMILIES
+        ],
+    )
+
+
 def slow_if_related(family: str, *more: Any) -> Any:
     """Return the parameters of a test, among the slow ones where the family is one of them."""
     return pytest.param(family, *more, marks=[pytest.mark.slow] if family in RELATED else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from converted import TEXTS, least_cosine, write_encoder
-from tiny import in_full
+from tiny import in_few
 
 from effir_integrations import convert, load
 
@@ -35,7 +35,7 @@ def pair(family, pruned, tmp_path):
     return load(folder, device="cpu"), OnnxEncoder(tmp_path / "out", threads=1)
 
 
-@in_full()
+@in_few()
 def test_a_family_gives_the_vectors_of_its_folder(pair):
     encoder, converted = pair
     expected = np.stack([encoder.encode(text) for text in TEXTS])

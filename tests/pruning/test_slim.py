@@ -9,7 +9,7 @@ import pytest
 import torch
 from examples import examples, tiny_encoder
 from safetensors.torch import load_file
-from tiny import KINDS, in_full, tiny_model
+from tiny import KINDS, in_few, tiny_model
 from transformers import AutoModel
 
 from effir_integrations import export, load
@@ -127,7 +127,7 @@ def test_a_gates_gradient_equals_the_finite_difference(
             )
 
 
-@in_full(*KINDS)
+@in_few(*KINDS)
 def test_masked_equals_sliced_after_slimming(family: str, tmp_path: Path) -> None:
     encoder = tiny_encoder(family, tmp_path)
     base = PruningPlan(base=BaseIdentity.of(transformer_model(encoder)), drop_mlp=(1,))

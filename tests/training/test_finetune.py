@@ -13,7 +13,7 @@ import torch
 from examples import examples, tiny_encoder
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
-from tiny import KINDS, in_full
+from tiny import KINDS, in_few
 
 from effir_integrations import Encoder, export, load
 from effir_integrations.encoder.encoder import transformer_model
@@ -47,7 +47,7 @@ def last_stage(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "effir.json").read_text())["made_by"][-1]
 
 
-@in_full(*KINDS)
+@in_few(*KINDS)
 def test_the_written_folder_is_a_stock_model_of_the_same_shape(family: str, tmp_path: Path) -> None:
     encoder = sliced(tmp_path, family)
     before = encoder.encode(TEXTS, convert_to_tensor=True)
