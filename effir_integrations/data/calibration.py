@@ -72,6 +72,11 @@ class Calibration:
         """Return the number of texts."""
         return len(self.texts)
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a stage notes of the texts that it read."""
+        return {"source": self.source, "sha256": self.sha256, "texts": len(self)}
+
 
 def load_calibration(
     source: str | Path | Sequence[str] | None = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,7 +27,7 @@ def check_rows(model: PreTrainedModel, name: str) -> None:
         ValueError: Its config holds other token ids, or it has another table of tokens.
     """
     for key, value in model.config.to_dict().items():
-        if _LIKE_IDS.search(key) and key not in NAMED_IDS and any(True for _ in _ids(value)):
+        if _LIKE_IDS.search(key) and key not in NAMED_IDS and _ids(value):
             raise ValueError(
                 f"the config of {name} has {key}={value!r}, whose ids cannot be put right: only "
                 f"{', '.join(sorted(NAMED_IDS))} are known; remove the setting from config.json "
@@ -98,10 +98,8 @@ def rename_ids(settings: Any, new_ids: Mapping[int, int]) -> None:
             setattr(settings, name, new_ids.get(value, value))
 
 
-def _ids(value: Any) -> Iterator[int]:
-    """Yield the ids that a setting holds."""
-    for token in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(token, list | tuple):
-            yield from _ids(token)
-        elif isinstance(token, int) and not isinstance(token, bool):
-            yield token
+def _ids(value: Any) -> list[int]:
+    """Return the ids that a setting holds."""
+    if isinstance(value, list | tuple):
+        return [token for part in value for token in _ids(part)]
+    return [value] if isinstance(value, int) and not isinstance(value, bool) else []

@@ -97,9 +97,7 @@ def analyze(
     return ImportanceReport(
         base=BaseIdentity.of(transformer),
         calibration={
-            "source": calibration.source,
-            "sha256": calibration.sha256,
-            "texts": len(calibration.texts),
+            **calibration.record,
             "tokens": meter.tokens,
             "max_length": token_limit(encoder, max_length),
         },

@@ -289,11 +289,9 @@ def take_point(
 
 
 def _record(config: PlanConfig, trial: Trial, point: Point) -> dict[str, Any]:
-    texts = trial.material.calibration
-    calibration = {"source": texts.source, "sha256": texts.sha256, "texts": len(texts.texts)}
     return {
         "stage": "plan",
         "config": asdict(config),
-        "calibration": calibration,
+        "calibration": trial.material.calibration.record,
         "found": asdict(point),
     }

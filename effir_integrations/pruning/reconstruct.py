@@ -94,12 +94,7 @@ def reconstruct(
     record = {
         "stage": "reconstruct",
         "config": asdict(config),
-        "calibration": {
-            "source": calibration.source,
-            "sha256": calibration.sha256,
-            "texts": len(calibration.texts),
-            "tokens": calibrator.tokens,
-        },
+        "calibration": {**calibration.record, "tokens": calibrator.tokens},
         "relative_errors": errors,
     }
     narrowed = {x: kept for x, kept in neurons.items() if len(kept) < base.mlp_widths[x]}

@@ -192,12 +192,10 @@ class _Work:
     def history(
         self, before: Mapping[str, Any], vocabulary: Vocabulary, chosen: Chosen, parameters: int
     ) -> dict[str, Any]:
-        corpus = self.corpus
-        read = {} if corpus is None else {"source": corpus.source, "texts": len(corpus)}
         record = {
             "stage": "trim",
             "config": asdict(self.config),
-            "calibration": read if corpus is None else {**read, "sha256": corpus.sha256},
+            "calibration": {} if self.corpus is None else self.corpus.record,
             "tokens": len(chosen.ids),
             "tokens_before": len(vocabulary),
             "lost": chosen.lost,
