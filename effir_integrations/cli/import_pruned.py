@@ -43,7 +43,8 @@ def import_command(
 
     effir import llama-drop8-mlp OUT --adapter effir-adapter --query-prompt "query: "
     """
-    from ..encoder.history import read_history
+    from ..encoder.history import HISTORY_FILE
+    from ..files import read_json
     from ..pruning.import_pruned import import_pruned
 
     errors.quiet_libraries()
@@ -52,7 +53,7 @@ def import_command(
     import_pruned(
         source, out, adapter=adapter, pooling=pooling, prompts=prompts or None, force=force
     )
-    history = read_history(out) or {}
+    history = read_json(out / HISTORY_FILE, "what `effir import` writes")
     gone = history["made_by"][0]["config"]
     line = (
         f"written to {out}: {history['parameters']:,} parameters, without the MLPs of layers "

@@ -26,7 +26,7 @@ from ..model.apply import apply
 from ..model.families import Architecture, find
 from ..model.identity import BaseIdentity
 from ..model.modeling import model_class, pruned_config
-from ..model.peft_folder import find_adapter
+from ..model.peft_folder import Adapter, find_adapter
 from ..model.plan import PruningPlan
 from ..model.safetensors_files import check_checkpoint
 from ..model.surgery import drop_attention, drop_mlp, dropped_attention, mlp_widths
@@ -79,11 +79,9 @@ def import_pruned(
     with claimed(out, force=force, sources=places):
         check_checkpoint(source)
         gone = {kind: _layers(content, kind, config.num_hidden_layers) for kind in LISTS}
-        _check_adapter(adapter)
+        found = None if adapter is None else _adapter_at(adapter)
         model = _without(source, config, gone)
-        if adapter is not None:
-            found = find_adapter(adapter)
-            assert found is not None
+        if found is not None:
             model = merge(model, found)
         record = {
             "stage": "import",
@@ -137,15 +135,14 @@ def _layers(content: Mapping[str, Any], kind: str, layers: int) -> list[int]:
     return sorted(listed)
 
 
-def _check_adapter(adapter: str | Path | None) -> None:
-    """Refuse an adapter with embeddings that could only be read by unpickling them.
+def _adapter_at(adapter: str | Path) -> Adapter:
+    """Return the adapter in a folder, unless its embeddings could only be read by unpickling them.
 
     Raises:
         ValueError: There are such files, or no adapter.
     """
-    if adapter is None:
-        return
-    if find_adapter(adapter) is None:
+    found = find_adapter(adapter)
+    if found is None:
         raise ValueError(f"{adapter} holds no adapter_config.json; give the folder of the adapter")
     pickled = sorted(x for x in Path(adapter).rglob("*") if x.suffix in _PICKLED)
     if pickled:
@@ -154,6 +151,7 @@ def _check_adapter(adapter: str | Path | None) -> None:
             "pickle can run any code; where you trust its author, put the embeddings into the base "
             "yourself, save that with its tokenizer, delete the file, and import again"
         )
+    return found
 
 
 def _without(source: Path, config: Any, gone: Mapping[str, list[int]]) -> PreTrainedModel:
