@@ -19,7 +19,7 @@ from ..model.plan import PLAN_FILE, PruningPlan
 from .analyze import analyze
 from .candidates import Candidate, Chooser
 from .costs import COSTS_FILE, Costs, measure_costs, setting_of
-from .search_plans import Point, estimated, search_plans
+from .search_plans import Point, check_size, estimated, search_plans
 from .trial import Trial, read_material
 
 if TYPE_CHECKING:
@@ -153,6 +153,7 @@ def find_plan(
     Raises:
         ValueError: As `plan`.
     """
+    check_size(transformer_model(encoder), config)
     trial, chooser = prepare(
         encoder, config, texts, costs=costs, force=force, show_progress=show_progress
     )

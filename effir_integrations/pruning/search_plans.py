@@ -7,10 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ..fields import check_fields
+from ..model.identity import BaseIdentity
 from ..model.plan import PruningPlan
+from ..model.surgery import parameter_count
 from .candidates import Candidate, Chooser, Limits
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from .plan_config import PlanConfig
     from .trial import Trial
 
@@ -79,16 +83,24 @@ def search_plans(trial: Trial, chooser: Chooser, config: PlanConfig) -> Found:
     return point, [each[0] for each in tried], made
 
 
+def check_size(model: PreTrainedModel, config: PlanConfig) -> None:
+    """Refuse a number of parameters that no plan comes down to, before anything is measured.
+
+    Raises:
+        ValueError: It is one without any MLP and with one attention at most.
+    """
+    base, allowed = BaseIdentity.of(model), _allowed(model, config)
+    attentions = [x for x in base.attention_parameters if x]
+    least = base.parameters - sum(base.mlp_parameters) - sum(attentions) + min(attentions)
+    if allowed is not None and allowed < least:
+        raise _too_few(allowed, least, model)
+
+
 def _limits(trial: Trial, chooser: Chooser, config: PlanConfig) -> Limits:
-    full, base = chooser.costs.full, trial.base
-    parameters = [
-        share * base.parameters for share in [config.keep_parameters] if share is not None
-    ]
-    if config.memory is not None:
-        parameters.append(config.memory * 1e6 / _bytes_each(trial))
+    full = chooser.costs.full
     limits = Limits(
         milliseconds=None if config.latency is None else config.latency * full,
-        parameters=int(min(parameters)) if parameters else None,
+        parameters=_allowed(trial.model, config),
     )
     fastest, smallest = chooser.least()
     if limits.milliseconds is not None and limits.milliseconds < fastest:
@@ -97,16 +109,30 @@ def _limits(trial: Trial, chooser: Chooser, config: PlanConfig) -> Limits:
             f"of the full model's {full:.2f} ms for a {config.role}; ask for more than that"
         )
     if limits.parameters is not None and limits.parameters < smallest:
-        raise ValueError(
-            f"{limits.parameters:,} parameters cannot be met: the smallest plan has {smallest:,} "
-            f"({smallest / base.parameters:.2f} of all, {smallest * _bytes_each(trial) / 1e6:,.1f} "
-            "MB); ask for more than that"
-        )
+        raise _too_few(limits.parameters, smallest, trial.model)
     return limits
 
 
-def _bytes_each(trial: Trial) -> int:
-    return int(trial.model.dtype.itemsize)
+def _allowed(model: PreTrainedModel, config: PlanConfig) -> int | None:
+    """Return how many parameters may stay, or None where nothing is said of them."""
+    found = []
+    if config.keep_parameters is not None:
+        found.append(config.keep_parameters * parameter_count(model))
+    if config.memory is not None:
+        found.append(config.memory * 1e6 / _bytes_each(model))
+    return int(min(found)) if found else None
+
+
+def _too_few(allowed: int, smallest: int, model: PreTrainedModel) -> ValueError:
+    return ValueError(
+        f"{allowed:,} parameters cannot be met: the smallest plan has {smallest:,} "
+        f"({smallest / parameter_count(model):.2f} of all, "
+        f"{smallest * _bytes_each(model) / 1e6:,.1f} MB); ask for more than that"
+    )
+
+
+def _bytes_each(model: PreTrainedModel) -> int:
+    return int(model.dtype.itemsize)
 
 
 def _within(
@@ -169,7 +195,7 @@ def measured(trial: Trial, candidate: Candidate, latency: float) -> tuple[Point,
         drop_attention=candidate.drop_attention,
         mlp_widths=candidate.widths,
         parameters=made.parameters,
-        megabytes=made.parameters * _bytes_each(trial) / 1e6,
+        megabytes=made.parameters * _bytes_each(trial.model) / 1e6,
         latency=latency,
         error=candidate.error,
         measured=True,
@@ -197,7 +223,7 @@ def estimated(trial: Trial, chooser: Chooser, points: list[Point]) -> list[Point
                     drop_attention=best.drop_attention,
                     mlp_widths=best.widths,
                     parameters=best.parameters,
-                    megabytes=best.parameters * _bytes_each(trial) / 1e6,
+                    megabytes=best.parameters * _bytes_each(trial.model) / 1e6,
                     latency=best.milliseconds / chooser.costs.full,
                     error=best.error,
                     measured=False,

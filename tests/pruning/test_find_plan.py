@@ -196,6 +196,15 @@ def test_quality_that_nothing_keeps_is_refused_with_the_nearest(run, base, corpu
     assert not (tmp_path / "plan.json").exists()
 
 
+@pytest.mark.parametrize("targets", [{"keep_parameters": 1e-6}, {"memory": 1e-6}])
+def test_a_size_that_no_plan_comes_down_to_is_refused_before_anything_is_measured(
+    base, tmp_path, targets
+):
+    with pytest.raises(ValueError, match=r"parameters cannot be met: the smallest plan has"):
+        plan(base, tmp_path, PlanConfig(**targets, **SMALL))
+    assert not (tmp_path / "costs.json").exists()
+
+
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
