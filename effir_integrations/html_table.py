@@ -21,8 +21,9 @@ _PALE, _DEEP = 0.06, 0.6
 _CELL = "padding:.2em .8em;border:1px solid transparent;background-clip:padding-box"
 _WHOLE = ";white-space:nowrap"
 _TITLE = "caption-side:top;text-align:left;font-weight:bold;white-space:nowrap;padding:.3em .8em"
-_NOTE = "padding:.3em .8em;opacity:.75"
-_LINE = "1px solid rgba(128,128,128,.5)"
+_NOTE = "text-align:left;opacity:.75"
+_LINE = "2px solid rgba(128,128,128,.4)"
+"""Wider than those of cells, which would win where borders are one."""
 _LONG = 40
 """Characters from which on a text may be broken into lines."""
 
@@ -80,21 +81,25 @@ def html_rows(
     body = []
     for place in _shown(len(rows)):
         if place is None:
-            left_out = f"… {len(rows) - MOST_ROWS:,} more …"
-            body.append(f'<tr><td colspan="{width}" style="{_CELL}">{left_out}</td></tr>')
+            body.append(_across(f"… {len(rows) - MOST_ROWS:,} more …", width))
             continue
         shaded = {column: f";{styles[place]}" for column, styles in (shades or {}).items()}
         body.append(_line("td", rows[place], [x + shaded.get(y, "") for y, x in enumerate(ends)]))
+    below = [_line("td", totals, over)] if totals else []
+    below += [_across(note, width)] if note else []
     parts = [
         '<table style="border-collapse:collapse;font-variant-numeric:tabular-nums">',
         f'<caption style="{_TITLE}">{escape(title)}</caption>' if title else "",
         f"<thead>{_line('th', headings, under)}</thead>" if headings else "",
         f"<tbody>{''.join(body)}</tbody>",
-        f"<tfoot>{_line('td', totals, over)}</tfoot>" if totals else "",
+        f"<tfoot>{''.join(below)}</tfoot>" if below else "",
         "</table>",
-        f'<div style="{_NOTE}">{escape(note)}</div>' if note else "",
     ]
-    return f'<div style="overflow-x:auto">{"".join(parts)}</div>'
+    return f"<div>{''.join(parts)}</div>"
+
+
+def _across(text: str, columns: int) -> str:
+    return f'<tr><td colspan="{columns}" style="{_CELL};{_NOTE}">{escape(text)}</td></tr>'
 
 
 def _line(tag: str, texts: Sequence[str], styles: Sequence[str]) -> str:

@@ -24,7 +24,8 @@ def _is_watched() -> bool:
     ipython: Any = sys.modules.get("IPython")
     shell = None if ipython is None else ipython.get_ipython()
     in_notebook = shell is not None and "IPKernelApp" in shell.config
-    return in_notebook or sys.stderr.isatty()
+    # a program without a console has no standard error
+    return in_notebook or (sys.stderr is not None and sys.stderr.isatty())
 
 
 def progress_bar(items: Any = None, *, shown: bool, **options: Any) -> Any:
