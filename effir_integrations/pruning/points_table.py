@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..html_table import bar, html_table
-from ..model.tables import plan_html
+from ..model.tables import plan_html, short_name
 
 if TYPE_CHECKING:
     from .search_plans import Planned
@@ -18,7 +18,7 @@ def points_table(found: Planned) -> Table:
     """Lay the points of a plan out, the slowest first."""
     full, setting = found.costs.full, found.costs.setting
     table = Table(
-        title=f"plans for {escape(found.plan.base.name)}",
+        title=f"plans for {escape(short_name(found.plan.base.name))}",
         caption=f"the full model takes {full:,.2f} ms for a {setting['role']} of about "
         f"{setting['tokens']} tokens, {setting['threads']} threads; ~ is estimated",
     )
