@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,22 @@ from contextvars import ContextVar
 from typing import Any
 
 from tqdm.auto import tqdm
+
+
+def is_shown(asked: bool | None) -> bool:
+    """Say whether to draw bars: as asked, and where nothing was said, if someone watches.
+
+    Someone does in a notebook, and where standard error is a terminal.
+    """
+    return _is_watched() if asked is None else asked
+
+
+def _is_watched() -> bool:
+    ipython: Any = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    in_notebook = shell is not None and "IPKernelApp" in shell.config
+    # a program without a console has no standard error
+    return in_notebook or (sys.stderr is not None and sys.stderr.isatty())
 
 
 def progress_bar(items: Any = None, *, shown: bool, **options: Any) -> Any:

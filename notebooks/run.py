@@ -33,7 +33,10 @@ def run(notebook: Path, *, keep: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         # memory and time of a cell are those of the kernel, which lives in this folder
         resources = {"metadata": {"path": folder}}
-        NotebookClient(content, timeout=_SECONDS, resources=resources).execute()
+        client = NotebookClient(
+            content, timeout=_SECONDS, resources=resources, coalesce_streams=True
+        )
+        client.execute()
     if not keep:
         return
     for cell in content.cells:
@@ -57,6 +60,8 @@ def _without_folder(output: nbformat.NotebookNode, folder: str) -> nbformat.Note
     for kind, text in data.items():
         if isinstance(text, str) and folder in text:
             data[kind] = text.replace(f"{folder}{os.sep}", "")
+    if "text" in output:
+        output.text = output.text.replace(f"{folder}{os.sep}", "")
     return output
 
 

@@ -102,17 +102,23 @@ def paired(recipe: Recipe) -> Path:
 
     def build(folder: Path) -> None:
         texts = options.map_texts
-        pair(small, recipe.model, folder / "both", map=options.map, texts=texts, apart=True)
+        how: dict[str, Any] = {
+            "map": options.map,
+            "texts": texts,
+            "show_progress": recipe.show_progress,
+        }
+        pair(small, recipe.model, folder / "both", apart=True, **how)
 
     return recipe.stage("pair", build, made_of).folder / "both"
 
 
 def pruned(recipe: Recipe) -> Path:
     """Return the folder of the full model with fewer neurons; made once."""
-    keep = recipe.options.keep
+    keep, shown = recipe.options.keep, recipe.show_progress
 
     def build(folder: Path) -> None:
-        compress(recipe.model, folder / "small", CompressConfig(keep_neurons=keep))
+        settings = CompressConfig(keep_neurons=keep)
+        compress(recipe.model, folder / "small", settings, show_progress=shown)
 
     return recipe.stage("pruned", build, {"keep": keep}).folder / "small"
 

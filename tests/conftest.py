@@ -23,6 +23,7 @@ LONGEST = (
     "test_inference",
     "test_train_mini",
     "test_docs",
+    "test_notebooks",
     "test_rewrite",
     "test_resume",
     "test_shortcuts",

@@ -9,7 +9,7 @@ import effir_integrations
 
 ROOT = Path(effir_integrations.__file__).parent
 FLOORS = (
-    {"extras", "fields", "files", "progress"},
+    {"extras", "fields", "files", "html_table", "progress"},
     {"errors"},
     {"model", "data"},
     {"onnx"},
@@ -21,7 +21,7 @@ FLOORS = (
     {"cli"},
     {"__init__", "__main__"},
 )
-ON_ONE_FLOOR = {"extras", "fields", "files", "progress"}
+ON_ONE_FLOOR = {"extras", "fields", "files", "html_table", "progress"}
 
 
 def modules() -> dict[str, Path]:

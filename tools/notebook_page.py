@@ -33,10 +33,12 @@ def notebook_page(notebook: Path, pictures: Path) -> str:
 
 
 def _shown(output: dict[str, Any], picture: Path) -> str:
-    """Return an output in Markdown; a picture is written."""
+    """Return an output in Markdown, of which HTML is a part; a picture is written."""
     data = output.get("data", {})
     if "image/png" in data:
         picture.write_bytes(base64.b64decode("".join(data["image/png"])))
         return f"![what the cell draws]({picture.name})"
+    if "text/html" in data:
+        return "".join(data["text/html"]).strip()
     text = "".join(output.get("text") or data.get("text/plain", ""))
     return f"```text\n{_COLOURS.sub('', text).rstrip()}\n```"

@@ -50,7 +50,8 @@ def show_plan(
     out: Path | None = None,
 ) -> None:
     """Print a plan, and where the model went that it describes."""
-    from .shown import plan_summary, plan_table
+    from ..model.tables import plan_table
+    from .shown import plan_summary
 
     if as_json:
         print_json({**plan_summary(plan), "out": str(out) if out else None})

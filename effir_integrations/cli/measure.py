@@ -45,7 +45,7 @@ def evaluate_command(
     With --documents FULL the index of FULL is kept: a table of FULL alone, of MODEL's queries on
     FULL's documents, and of MODEL alone.
     """
-    from ..evaluation.compare import compare
+    from ..evaluation.compare import Comparison, compare
     from ..evaluation.evaluate import evaluate
     from ..evaluation.tables import comparison_table
 
@@ -63,7 +63,7 @@ def evaluate_command(
     if documents is not None:
         results = compare([model], data, documents=documents, speed_rounds=0, **how)
     else:
-        results = [evaluate(model, data, run_path=run_file, **how)]
+        results = Comparison([evaluate(model, data, run_path=run_file, **how)])
     rows = [x.to_json() for x in results]
     content = comparison_table(results) if not as_json else rows if documents else rows[0]
     console.show(content, as_json, quiet)

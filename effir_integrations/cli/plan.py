@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from .. import errors
 from ..pruning.plan_config import PlanConfig
@@ -16,7 +15,7 @@ from .options import Force, Json, Model, Quiet
 from .settings import options_of
 
 if TYPE_CHECKING:
-    from ..pruning.plan import Planned
+    from ..pruning.search_plans import Planned
 
 
 @verb("plan")
@@ -58,6 +57,7 @@ def plan_command(
     """
     from ..evaluation.plots import check_png
     from ..pruning.plan import plan, take_point
+    from ..pruning.points_table import points_table
 
     errors.quiet_libraries()
     progress = not (quiet or as_json)
@@ -73,36 +73,6 @@ def plan_command(
     if plot is not None:
         _draw(found, plot)
     console.show(found.to_json() if as_json else points_table(found), as_json, quiet)
-
-
-def points_table(found: Planned) -> Table:
-    """Lay the points of a plan out, the slowest first."""
-    full, setting = found.costs.full, found.costs.setting
-    table = Table(
-        title=f"plans for {found.plan.base.name}",
-        caption=f"the full model takes {full:,.2f} ms for a {setting['role']} of about "
-        f"{setting['tokens']} tokens, {setting['threads']} threads; ~ is estimated",
-    )
-    for name in ("point", "time", "ms", "MB", "quality kept", "attentions gone", "MLP neurons"):
-        table.add_column(name, justify="right", overflow="fold")
-    for place, each in enumerate(found.points):
-        about = "" if each.measured else "~"
-        table.add_row(
-            f"{place} <-" if place == found.chosen else f"{place}",
-            f"{about}{each.latency:.2f}",
-            f"{about}{each.latency * full:,.2f}",
-            f"{each.megabytes:,.1f}",
-            _quality(each.quality, each.quality_interval),
-            f"{len(each.drop_attention)}",
-            f"{sum(each.mlp_widths) / sum(found.plan.base.mlp_widths):.0%}",
-        )
-    return table
-
-
-def _quality(share: float | None, ends: tuple[float, float] | None) -> str:
-    if share is None:
-        return "not measured"
-    return f"~{share:.3f}" if ends is None else f"{share:.3f} ({ends[0]:.3f} to {ends[1]:.3f})"
 
 
 def _draw(found: Planned, path: Path) -> None:

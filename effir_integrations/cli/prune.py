@@ -59,9 +59,9 @@ def analyze_command(
     from ..data.calibration import load_calibration
     from ..encoder.loading import load
     from ..encoder.sources import find_architecture
+    from ..model.tables import importance_table
     from ..pruning.analyze import analyze
     from .run_folder import report_there
-    from .shown import importance_table
 
     errors.quiet_libraries()
     progress = not (quiet or as_json)

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..files import folder_bytes
+from ..html_table import html_table
 from ..model.families import is_stock
 from ..model.plan import IMPORTANCE_FILE, PLAN_FILE, ImportanceReport, PruningPlan
+from ..model.tables import importance_table, plan_table, short_name
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,6 +36,10 @@ class Shown:
         with console.capture() as captured:
             console.print(self.table)
         return captured.get()
+
+    def _repr_html_(self) -> str:
+        """Return the table as a notebook shows it."""
+        return html_table(self.table)
 
 
 def show(folder: str | Path) -> Shown:
@@ -83,64 +90,6 @@ def _describe_model(folder: Path) -> dict[str, Any]:
     }
 
 
-def importance_table(report: ImportanceReport) -> Table:
-    """Lay out the importance of every sublayer: 1 - cosine, mean over tokens."""
-    table = Table(title=f"Importance of the sublayers of {_short(report.base.name)} (eq. 3)")
-    for name in ("layer", "attention", "MLP", "block"):
-        table.add_column(name, justify="right")
-    rows = zip(report.attention, report.mlp, report.block, strict=True)
-    for layer, scores in enumerate(rows):
-        table.add_row(str(layer), *("-" if x is None else f"{x:.4f}" for x in scores))
-    return table
-
-
-def plan_table(plan: PruningPlan, report: ImportanceReport | None = None) -> Table:
-    """Lay out what goes and what stays, layer by layer."""
-    base, widths = plan.base, plan.mlp_widths
-    gone = {*base.dropped_attention, *plan.drop_attention}
-    share = plan.parameters / base.parameters
-    table = Table(
-        title=f"{_short(base.name)}: {base.parameters:,} parameters without LM head "
-        f"-> {plan.parameters:,} ({share:.1%})",
-        show_footer=True,
-    )
-    table.add_column("layer", "all", justify="right")
-    kept = base.layers - len(gone)
-    table.add_column("attention", f"{kept} of {base.layers}", justify="right")
-    total = f"{sum(base.mlp_widths):,} -> {sum(widths):,}"
-    table.add_column("MLP width", total, justify="right")
-    if report is not None:
-        table.add_column("MLP score", justify="right")
-        table.add_column("attention score", justify="right")
-    table.add_column("parameters", f"{base.parameters:,} -> {plan.parameters:,}", justify="right")
-    for layer in range(base.layers):
-        table.add_row(*_plan_row(plan, report, layer, layer in gone))
-    return table
-
-
-def _plan_row(
-    plan: PruningPlan, report: ImportanceReport | None, layer: int, no_attention: bool
-) -> list[str]:
-    base = plan.base
-    before, after = base.mlp_widths[layer], plan.mlp_widths[layer]
-    mlp = base.mlp_parameters[layer]
-    if layer in plan.drop_mlp:
-        mlp = 0
-    else:
-        mlp -= (before - after) * base.neuron_parameters
-    attention = 0 if no_attention else base.attention_parameters[layer]
-    width = f"{before:,}" if before == after else f"{before:,} -> {after:,}"
-    row = [str(layer), "dropped" if no_attention else "kept"]
-    row.append(width if after else f"{before:,} -> dropped")
-    if report is not None:
-        scores = (report.mlp[layer], report.attention[layer])
-        row += ["-" if score is None else f"{score:.4f}" for score in scores]
-    total = base.attention_parameters[layer] + base.mlp_parameters[layer]
-    now = attention + mlp
-    row.append(f"{total:,}" if now == total else f"{total:,} -> {now:,}")
-    return row
-
-
 def plan_summary(plan: PruningPlan) -> dict[str, Any]:
     """Return the figures of a plan for `--json`."""
     return {
@@ -161,9 +110,9 @@ def model_table(description: dict[str, Any]) -> Table:
     before = _widths_before(history, description["mlp_widths"])
     stock = is_stock(description["model_type"])
     loads = "any library loads it" if stock else "loads with this package or trust_remote_code"
-    origin = f"pruned from {_short(history['base'])}; " if history else ""
+    origin = f"pruned from {escape(short_name(history['base']))}; " if history else ""
     table = Table(
-        title=f"{_short(description['model'])}: {description['family']}, "
+        title=f"{escape(short_name(description['model']))}: {description['family']}, "
         f"{description['parameters']:,} parameters without LM head, "
         f"{description['bytes'] / 1e6:,.1f} MB",
         caption=f"{origin}model type {description['model_type']}: {loads}",
@@ -185,7 +134,3 @@ def _widths_before(history: Mapping[str, Any], widths: Sequence[int]) -> Sequenc
     gone = {*history["drop_attention"], *history.get("dropped_attention_before", ())}
     pairs = enumerate(zip(before, history["mlp_widths"], strict=True))
     return [old for layer, (old, new) in pairs if new or layer not in gone]
-
-
-def _short(name: str) -> str:
-    return Path(name).name or name

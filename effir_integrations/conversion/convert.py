@@ -14,9 +14,10 @@ from ..encoder.loading import load
 from ..encoder.sources import find_source
 from ..extras import import_extra
 from ..files import claimed, folder_bytes, new_folder, write_json
+from ..html_table import html_fields
 from ..model.modeling import HISTORY_FILE
 from ..model.peft_folder import with_bases
-from ..progress import progress_bar
+from ..progress import is_shown, progress_bar
 from .card import converted_card
 from .engine_files import text_limit
 from .to_gguf import OTHER_TYPES as OTHER_GGUF
@@ -96,6 +97,10 @@ class Converted:
         """Return the fields as JSON holds them."""
         return {**asdict(self), "out": str(self.out)}
 
+    def _repr_html_(self) -> str:
+        """Return the fields, as a notebook shows them."""
+        return html_fields("Converted", self.to_json())
+
 
 def convert(
     folder: str | Path,
@@ -104,7 +109,7 @@ def convert(
     *,
     dtype: str = "fp32",
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> Converted:
     """Write an encoder in the format of another engine, as a folder that stands alone.
 
@@ -118,7 +123,8 @@ def convert(
         to: One of `FORMATS`.
         dtype: Of the weights, as the format has it; int8 also computes in 8 bits.
         force: Replace what is there, at the end and in one step.
-        show_progress: Draw a bar over the steps.
+        show_progress: Draw a bar over the steps;
+            None: where someone watches, in a notebook or a terminal.
 
     Raises:
         FileExistsError: `out` holds something and `force` was not given, or files of others.
@@ -128,6 +134,7 @@ def convert(
         RuntimeError: What was written gives other vectors; nothing is left behind.
         ValueError: The format or the dtype is not known, or the encoder is more than it holds.
     """
+    show_progress = is_shown(show_progress)
     chosen, out, name = _format(to, dtype), Path(out), str(folder)
     with (
         claimed(out, force=force, sources=with_bases([find_source(folder)])),

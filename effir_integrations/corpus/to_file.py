@@ -27,7 +27,8 @@ from ..encoder.loading import loaded
 from ..encoder.space_record import Space, documents_of
 from ..encoder.tokenization import cut_to, token_limit
 from ..files import check_space
-from ..progress import Progress, progress_bar
+from ..html_table import html_fields
+from ..progress import Progress, is_shown, progress_bar
 from .resume import State, Unfinished, may_replace, work_folder
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class EncodedFile:
         """The speed of this run."""
         return (self.rows - self.resumed_from) / self.seconds
 
+    def _repr_html_(self) -> str:
+        """Return the fields, as a notebook shows them."""
+        return html_fields("EncodedFile", vars(self))
+
 
 def encode_to_file(
     model: SentenceTransformer | str | Path,
@@ -79,7 +84,7 @@ def encode_to_file(
     window: int = WINDOW,
     made_by: Space | None = None,
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> EncodedFile:
     """Write the vectors of a corpus into a file, or resume a run that was stopped.
 
@@ -104,7 +109,8 @@ def encode_to_file(
         made_by: Which model a loaded one is, by its files, as of `documents_of`; None knows it by
             its weights.
         force: Replace `out`, and throw away what an earlier run did.
-        show_progress: Show bars.
+        show_progress: Show bars;
+            None: where someone watches, in a notebook or a terminal.
 
     Raises:
         FileExistsError: `out` exists and `force` was not given.
@@ -115,6 +121,7 @@ def encode_to_file(
             did not end had another model, other settings or other texts.
         RuntimeError: A vector is not finite.
     """
+    show_progress = is_shown(show_progress)
     start = time.perf_counter()
     out = Path(os.path.abspath(out))
     given: Path | Iterable[Pair]

@@ -11,6 +11,7 @@ from typing import Any
 
 from effir_integrations.data.beir_rows import Row, folder_rows, grade, hub_rows, qrels_rows
 from effir_integrations.data.hub import HUB_NAME
+from effir_integrations.html_table import html_fields
 
 from ..progress import progress_bar
 
@@ -20,7 +21,7 @@ DROP_SAME_ID = ("auto", "yes", "no")
 """Choices for the document of a query's own id, see `RetrievalData.drops_same_id`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RetrievalData:
     """Documents, the judged queries and their judgements.
 
@@ -62,6 +63,18 @@ class RetrievalData:
                 f"{self.name}: no document that is judged, such as {absent!r}, is in the corpus; "
                 "are the judgements of other data?"
             )
+
+    def __repr__(self) -> str:
+        """Return one line without the texts."""
+        counts = f"{len(self.documents):,} documents, {len(self.queries):,} queries"
+        return f"RetrievalData({self.name}, {self.split}: {counts})"
+
+    def _repr_html_(self) -> str:
+        """Return how much there is of everything, as a notebook shows it."""
+        sizes = {x: len(getattr(self, x)) for x in ("documents", "queries")}
+        judgements = sum(map(len, self.qrels.values()))
+        fields = {"name": self.name, "split": self.split, **sizes, "judgements": judgements}
+        return html_fields("RetrievalData", fields)
 
     @cached_property
     def drops_same_id(self) -> bool:

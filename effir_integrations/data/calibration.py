@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from effir_integrations.data.hub import parse_dataset_name, shown, stream_rows
 from effir_integrations.data.jsonl import check_text_file, read_jsonl, read_lines
 from effir_integrations.data.text import clean_text
+from effir_integrations.html_table import html_fields
 
 from ..progress import progress_bar
 
@@ -33,7 +34,7 @@ MAX_STREAMED_ROWS = 20_000
 _LINE_SUFFIXES = (".txt", ".md")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Calibration:
     """Texts to measure a model's activations on, and where they came from.
 
@@ -71,6 +72,14 @@ class Calibration:
     def __len__(self) -> int:
         """Return the number of texts."""
         return len(self.texts)
+
+    def __repr__(self) -> str:
+        """Return one line without the texts."""
+        return f"Calibration({len(self):,} texts of {self.source})"
+
+    def _repr_html_(self) -> str:
+        """Return the fields, as a notebook shows them."""
+        return html_fields("Calibration", self.record)
 
     @property
     def record(self) -> dict[str, Any]:

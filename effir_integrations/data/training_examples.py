@@ -23,6 +23,7 @@ from effir_integrations.data.training_rows import (
 from effir_integrations.extras import import_extra
 from effir_integrations.fields import check_fields
 from effir_integrations.files import file_sha256
+from effir_integrations.html_table import html_fields
 
 from ..progress import progress_bar
 
@@ -67,6 +68,10 @@ class TrainingData:
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.dataset)
+
+    def _repr_html_(self) -> str:
+        """Return the fields, as a notebook shows them."""
+        return html_fields("TrainingData", {**vars(self), "dataset": f"{len(self):,} examples"})
 
 
 @dataclass(frozen=True, kw_only=True)

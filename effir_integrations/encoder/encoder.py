@@ -288,6 +288,12 @@ class Encoder(SentenceTransformer):
                 return int(dimension)
         return None
 
+    def _repr_html_(self) -> str:
+        """Return a table of what it is, as a notebook shows it."""
+        from .summary import encoder_html
+
+        return encoder_html(self)
+
     def save(self, path: str, *args: Any, **kwargs: Any) -> None:
         """Write the folder as `SentenceTransformer` does.
 

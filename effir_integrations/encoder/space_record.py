@@ -44,12 +44,21 @@ def space_of(name: str | Path, revision: str | None = None) -> Space | None:
     source = find_encoder(name, revision)
     path = Path(source) / HISTORY_FILE
     found = path if Path(source).is_dir() else hub_file(source, HISTORY_FILE, revision)
-    if found is None or not found.is_file():
+    return None if found is None else space_in(found)
+
+
+def space_in(path: Path) -> Space | None:
+    """Return what an `effir.json` says about the space; None where there is none, or no word of it.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    if not path.is_file():
         return None
-    content: Mapping[str, Any] = read_json(found, "the history of a model")
+    content: Mapping[str, Any] = read_json(path, "the history of a model")
     if content.get(SPACE) is None:
         return None
-    with blamed_on(f"{found}: {SPACE}"):
+    with blamed_on(f"{path}: {SPACE}"):
         return from_mapping(Space, content[SPACE])
 
 

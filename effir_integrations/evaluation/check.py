@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..encoder.search_vectors import inner_product_is_similarity, mean_cosine, search_vectors
+from ..html_table import html_table
+from ..progress import is_shown
 from .agreement import DEPTH, TOP, Agreement, Places, agreement, overlaps, reciprocal_ranks
 from .known_items import Questions, questions
 from .models import check_model, load_model, model_name
@@ -65,6 +67,10 @@ class Fidelity:
         }
         return {**vars(self), **nested}
 
+    def _repr_html_(self) -> str:
+        """Return the table of `effir check`, as a notebook shows it."""
+        return html_table(fidelity_table(self))
+
 
 def check(
     full: SentenceTransformer | str | Path,
@@ -78,7 +84,7 @@ def check(
     dtype: str = "auto",
     device: str | None = None,
     seed: int = 0,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> Fidelity:
     """Search a corpus by the full and by a pruned model, and compare what they find.
 
@@ -96,12 +102,14 @@ def check(
         dtype: Of models given by name.
         device: Of models given by name.
         seed: Of both draws.
-        show_progress: Draw progress bars.
+        show_progress: Draw progress bars;
+            None: where someone watches, in a notebook or a terminal.
 
     Raises:
         FileNotFoundError: A model or a file is not there.
         ValueError: There are too few documents or queries to judge by.
     """
+    show_progress = is_shown(show_progress)
     for model in (full, small):
         check_model(model, dtype, device)
     asked = questions(texts, queries, documents=documents, query_count=query_count, seed=seed)

@@ -16,10 +16,19 @@ from effir_integrations.evaluation.models import check_model, load_model
 from effir_integrations.evaluation.speed import Speed, interleaved_speed
 
 from ..extras import import_extra
-from ..progress import progress_bar
+from ..progress import is_shown, progress_bar
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+
+class Comparison(list[Evaluation]):
+    """Evaluations on the same data, which a notebook shows side by side; else a plain list."""
+
+    def _repr_html_(self) -> str:
+        from effir_integrations.evaluation.tables import evaluations_html
+
+        return evaluations_html(self)
 
 
 def compare(
@@ -37,8 +46,8 @@ def compare(
     speed_rounds: int = 3,
     speed_documents: int = 256,
     speed_queries: int = 64,
-    show_progress: bool = False,
-) -> list[Evaluation]:
+    show_progress: bool | None = None,
+) -> Comparison:
     """Evaluate models on the same data, the first one being what the others are measured against.
 
     The data are read once and the models evaluated one after the other, one at a time in memory.
@@ -62,7 +71,8 @@ def compare(
         speed_rounds: Rounds of interleaved timing; 0 for none.
         speed_documents: Documents in the sample, spread evenly over the corpus.
         speed_queries: Queries in the sample, spread evenly.
-        show_progress: Draw progress bars.
+        show_progress: Draw progress bars;
+            None: where someone watches, in a notebook or a terminal.
 
     Returns:
         One evaluation a model, in the order given; with `documents`, one of that model and then
@@ -72,6 +82,7 @@ def compare(
         FileNotFoundError: If data or a model are not there.
         ValueError: As in `evaluate`; if there is no model, or a sample or round count is too small.
     """
+    show_progress = is_shown(show_progress)
     _check_counts(len(models), speed_rounds, speed_documents, speed_queries)
     check_sizes(batch_size=batch_size, max_length=max_length, truncate_dim=truncate_dim)
     check_drop_same_id(drop_same_id or "auto")
@@ -88,7 +99,7 @@ def compare(
         truncate_dim=truncate_dim,
     )
     kept: Encoded | None = None
-    evaluations = []
+    evaluations = Comparison()
     for model in progress_bar(compared, desc="Evaluating", unit="model", shown=show_progress):
         found = encode_data(model, data, settings, show_progress=show_progress)
         if kept is not None:
@@ -108,10 +119,10 @@ def compare(
         show_progress=show_progress,
     )
     if documents is None:
-        return [_with_speed(*pair) for pair in zip(evaluations, speeds, strict=True)]
+        return _with_speeds(evaluations, speeds)
     first, *rest = speeds
     rows = [first, *(row for own in rest for row in (_on_documents_of(first, own), own))]
-    return [_with_speed(*pair) for pair in zip(evaluations, rows, strict=True)]
+    return _with_speeds(evaluations, rows)
 
 
 def _on_documents_of(full: Speed, own: Speed) -> Speed:
@@ -133,6 +144,11 @@ def _sample(texts: dict[str, str], count: int) -> list[str]:
     values = list(texts.values())
     chosen = np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int)
     return [values[position] for position in chosen]
+
+
+def _with_speeds(evaluations: Comparison, speeds: Sequence[Speed]) -> Comparison:
+    pairs = zip(evaluations, speeds, strict=True)
+    return Comparison(_with_speed(evaluation, speed) for evaluation, speed in pairs)
 
 
 def _with_speed(evaluation: Evaluation, speed: Speed) -> Evaluation:

@@ -20,6 +20,7 @@ from effir_integrations.evaluation.encoded import (
 from effir_integrations.evaluation.models import check_model
 from effir_integrations.evaluation.retrieval import check_run_ids, rank, score_queries, write_run
 from effir_integrations.extras import import_extra
+from effir_integrations.progress import is_shown
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -85,6 +86,12 @@ class Evaluation:
         del fields["ndcg_by_query"]
         return fields
 
+    def _repr_html_(self) -> str:
+        """Return the table of `effir evaluate`, as a notebook shows it."""
+        from effir_integrations.evaluation.tables import evaluations_html
+
+        return evaluations_html([self])
+
 
 def evaluate(
     model: SentenceTransformer | str | Path,
@@ -99,7 +106,7 @@ def evaluate(
     dtype: str = "auto",
     device: str | None = None,
     run_path: Path | None = None,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> Evaluation:
     """Encode a data set, search it exactly, score the result, and measure size and speed.
 
@@ -123,7 +130,8 @@ def evaluate(
         dtype: Of a model given by name: "auto", "float32", "float16" or "bfloat16".
         device: Of a model given by name; by default the best one there is.
         run_path: TREC run to write.
-        show_progress: Draw progress bars.
+        show_progress: Draw progress bars;
+            None: where someone watches, in a notebook or a terminal.
 
     Returns:
         The figures with the settings that they depend on.
@@ -134,6 +142,7 @@ def evaluate(
             the two models' vectors cannot be compared.
         ImportError: If an optional package is missing.
     """
+    show_progress = is_shown(show_progress)
     check_sizes(batch_size=batch_size, max_length=max_length, truncate_dim=truncate_dim)
     check_drop_same_id(drop_same_id or "auto")
     for each in (model, documents):

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from effir_integrations.evaluation.evaluate import Evaluation
 from effir_integrations.evaluation.retrieval import METRICS
+from effir_integrations.html_table import html_table
 
 if TYPE_CHECKING:
+    from effir_integrations.evaluation.evaluate import Evaluation
     from effir_integrations.evaluation.wide_table import WideTable
 
 _SEARCH_FIGURES = (*METRICS, "documents/s", "queries/s", "ms/query")
@@ -78,6 +79,16 @@ def search_table(evaluations: Sequence[Evaluation]) -> WideTable:
         quality = [f"{value:.4f}" for value in evaluation.metrics.values()]
         table.add_row(*names, *quality, *_speeds(evaluation))
     return table
+
+
+def evaluations_html(evaluations: Sequence[Evaluation]) -> str:
+    """Return the table for a notebook that tells most: of searches, where they differ.
+
+    Raises:
+        ValueError: As `comparison_table`.
+    """
+    exact = all(evaluation.search == "exact" for evaluation in evaluations)
+    return html_table((comparison_table if exact else search_table)(evaluations))
 
 
 def _table(evaluations: Sequence[Evaluation], *labels: str) -> WideTable:

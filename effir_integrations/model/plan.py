@@ -44,7 +44,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ImportanceReport:
     """How much every sublayer turns the residual stream: 1 - cosine, mean over tokens (eq. 3)."""
 
@@ -69,6 +69,18 @@ class ImportanceReport:
                     f"{kind} scores {len(getattr(self, kind))} layers, but the base has "
                     f"{self.base.layers}; give one score a layer"
                 )
+
+    def __repr__(self) -> str:
+        """Return one line without the scores."""
+        name = Path(self.base.name).name
+        texts = self.calibration.get("texts", "no")
+        return f"ImportanceReport({name}: {self.base.layers} layers, on {texts} texts)"
+
+    def _repr_html_(self) -> str:
+        """Return a heat map, one row a layer, as a notebook shows it."""
+        from .tables import importance_html
+
+        return importance_html(self)
 
     def order(self, kind: str) -> list[int]:
         """Return the layers that have this sublayer, least important first; ties by layer."""
@@ -138,6 +150,12 @@ class PruningPlan:
             f"parameters, MLP widths {list(self.mlp_widths)}, without the attentions of "
             f"{list(self.drop_attention) or 'none'})"
         )
+
+    def _repr_html_(self) -> str:
+        """Return what stays of every layer, as a notebook shows it."""
+        from .tables import plan_html
+
+        return plan_html(self)
 
     def _check_layers(self) -> None:
         base = self.base

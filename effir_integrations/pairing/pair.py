@@ -16,8 +16,9 @@ from ..encoder.search_vectors import mean_cosine, search_vectors
 from ..encoder.sources import find_source
 from ..encoder.space_record import documents_of
 from ..files import claimed
+from ..html_table import html_fields
 from ..model.peft_folder import with_bases
-from ..progress import progress_bar
+from ..progress import is_shown, progress_bar
 from .mapping import Mapped, check_map, fit_map, load_map_texts
 from .towers import (
     Tower,
@@ -63,6 +64,10 @@ class Paired:
         named = {name: str(x) if (x := getattr(self, name)) else None for name in folders}
         return {**asdict(self), **named}
 
+    def _repr_html_(self) -> str:
+        """Return the fields, as a notebook shows them."""
+        return html_fields("Paired", self.to_json())
+
 
 def pair(
     queries: str | Path,
@@ -73,7 +78,7 @@ def pair(
     texts: Calibration | str | Path | Sequence[str] | None = None,
     apart: bool = False,
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> Paired:
     """Write two encoders of one space as one Sentence Transformers folder.
 
@@ -98,7 +103,8 @@ def pair(
             those that come with the package.
         apart: Also write each encoder alone, beside `out`: its name with -queries and -documents.
         force: Replace what is there, at the end.
-        show_progress: Draw a bar over the steps.
+        show_progress: Draw a bar over the steps;
+            None: where someone watches, in a notebook or a terminal.
 
     Raises:
         FileExistsError: A folder to write holds something and `force` was not given, or files of
@@ -109,6 +115,7 @@ def pair(
         ValueError: One is no encoder, their vectors cannot be compared, a prompt has two texts,
             `out` holds an encoder or lies in one, or a map is not known or has too few texts.
     """
+    show_progress = is_shown(show_progress)
     out, names = Path(out), (queries, documents)
     chosen = _map_texts(map, texts)
     places = [out, *_apart(out)] if apart else [out]

@@ -22,6 +22,7 @@ from ..model.hooks import evaluation_mode
 from ..model.identity import BaseIdentity
 from ..model.plan import ImportanceReport
 from ..model.surgery import dropped_attention, mlp_widths, model_layers
+from ..progress import is_shown
 from .measuring import measuring
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def analyze(
     *,
     max_length: int | None = None,
     batch_tokens: int = 8192,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> ImportanceReport:
     """Score every sublayer by how far it turns the residual stream, mean over tokens (eq. 3).
 
@@ -56,7 +57,8 @@ def analyze(
             those that are shipped. No prompt is put in front of them.
         max_length: Where texts are cut, in tokens; None takes the encoder's own limit.
         batch_tokens: Padded tokens a forward pass.
-        show_progress: Draw a progress bar.
+        show_progress: Draw a progress bar;
+            None: where someone watches, in a notebook or a terminal.
 
     Returns:
         One score a layer and kind; None for a sublayer that the model does not have.
@@ -67,6 +69,7 @@ def analyze(
             layer are not finite.
         RuntimeError: A layer did not run, or its hooks did not.
     """
+    show_progress = is_shown(show_progress)
     _check_limits(max_length, batch_tokens)
     encoder, calibration = loaded(model), calibrated(texts)
     transformer = transformer_model(encoder)

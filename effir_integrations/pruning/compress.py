@@ -16,6 +16,7 @@ from ..files import claimed
 from ..model.identity import BaseIdentity
 from ..model.peft_folder import with_bases
 from ..model.plan import ImportanceReport, PruningPlan
+from ..progress import is_shown
 from .analyze import analyze
 from .config import CompressConfig
 from .drop import drop
@@ -39,6 +40,13 @@ class Compressed:
         """Return one line, where an encoder's modules and a plan's tensors would fill a screen."""
         return f"Compressed({self.plan!r}, at {transformer_model(self.encoder).name_or_path})"
 
+    def _repr_html_(self) -> str:
+        """Return what stays of every layer, and where the model lies, as a notebook shows it."""
+        from ..model.tables import plan_html
+
+        place = transformer_model(self.encoder).name_or_path
+        return plan_html(self.plan, self.report, f"written to {place}")
+
 
 def compress(
     model: str | Path,
@@ -47,7 +55,7 @@ def compress(
     *,
     texts: Sequence[str] | None = None,
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> Compressed:
     """Compress a model and write the result as a Sentence Transformers folder.
 
@@ -58,7 +66,8 @@ def compress(
             nothing named, half of the MLP neurons.
         texts: Calibration texts, instead of those that `config` names.
         force: Replace what is there, at the end and in one step.
-        show_progress: Draw bars over long steps.
+        show_progress: Draw bars over long steps;
+            None: where someone watches, in a notebook or a terminal.
 
     Raises:
         ValueError: A setting, the calibration texts or the model's family will not do, `out` holds
@@ -69,6 +78,7 @@ def compress(
         OSError: The disk has no room for the base; known before texts run through it.
         RuntimeError: A stage found its own result wrong; nothing is left behind.
     """
+    show_progress = is_shown(show_progress)
     config = config or CompressConfig()
     if not config.drops and config.keep_neurons is None and config.keep_quality is None:
         config = replace(config, keep_neurons=0.5)

@@ -16,10 +16,11 @@ from ..files.locks import locked
 from ..model.apply import check_code
 from ..model.identity import BaseIdentity
 from ..model.plan import PLAN_FILE, PruningPlan
+from ..progress import is_shown
 from .analyze import analyze
 from .candidates import Candidate, Chooser
 from .costs import COSTS_FILE, Costs, measure_costs, setting_of
-from .search_plans import Point, check_size, estimated, search_plans
+from .search_plans import Planned, Point, check_size, estimated, search_plans
 from .trial import Trial, read_material
 
 if TYPE_CHECKING:
@@ -31,36 +32,6 @@ POINTS_FILE = "points.json"
 _FORMAT = "effir-points-1"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Planned:
-    """What `plan` found."""
-
-    plan: PruningPlan
-    """The chosen one, ready for `export`."""
-    points: tuple[Point, ...]
-    """Plans that were made and measured, and others as estimated, the slowest first."""
-    chosen: int
-    """Place of the plan among the points."""
-    costs: Costs
-    """Milliseconds of the model's parts on this machine."""
-
-    def __repr__(self) -> str:
-        """Return a line for each point, the chosen one marked."""
-        lines = [
-            f"{place}{' <-' if place == self.chosen else ''}: {point}"
-            for place, point in enumerate(self.points)
-        ]
-        return "\n".join([f"Planned({self.plan!r})", *lines])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all but the plan's tensors as plain JSON values."""
-        return {
-            "chosen": self.chosen,
-            "points": [asdict(point) for point in self.points],
-            "costs": asdict(self.costs),
-        }
-
-
 def plan(
     model: str | Path,
     out: str | Path,
@@ -68,7 +39,7 @@ def plan(
     *,
     texts: str | Path | Sequence[str] | None = None,
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> Planned:
     """Find the sublayers and neurons to remove for a share of quality, time, parameters or memory.
 
@@ -85,13 +56,15 @@ def plan(
         texts: Corpus, as `check` takes it; `keep_quality` needs one. Without, the texts that are
             shipped are calibrated on, and quality is estimated, not measured.
         force: Replace a plan and costs that are there.
-        show_progress: Draw progress bars.
+        show_progress: Draw progress bars;
+            None: where someone watches, in a notebook or a terminal.
 
     Raises:
         FileNotFoundError: The model or the corpus is not there.
         ValueError: A target cannot be met (the nearest plan is named), there are too few texts, the
             family is not supported, `out` holds a plan, or costs of another machine.
     """
+    show_progress = is_shown(show_progress)
     out = Path(out)
     check_targets(config, texts)
     find_architecture(model)

@@ -16,6 +16,7 @@ from ..model.apply import check_code
 from ..model.hooks import evaluation_mode
 from ..model.identity import BaseIdentity
 from ..model.plan import PruningPlan
+from ..progress import is_shown
 from .config import ReconstructConfig
 from .measuring import measuring
 from .ranking import check_widths, choose_widths
@@ -33,7 +34,7 @@ def reconstruct(
     config: ReconstructConfig,
     *,
     plan: PruningPlan | None = None,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> PruningPlan:
     """Choose the MLP neurons that stay and refit the output projections to them, without gradients.
 
@@ -58,7 +59,8 @@ def reconstruct(
         config: How many neurons stay, and how.
         plan: Sublayers that go anyway, from `drop`, and, where `keep_neurons` is None, the neurons
             that stay, from `slim`.
-        show_progress: Draw a progress bar.
+        show_progress: Draw a progress bar;
+            None: where someone watches, in a notebook or a terminal.
 
     Returns:
         The plan with kept neurons, new output projections, and measured errors in `made_by`.
@@ -71,6 +73,7 @@ def reconstruct(
         RuntimeError: A layer did not run, layers give other states one by one than in a whole
             forward pass, or a refit is worse than plain removal.
     """
+    show_progress = is_shown(show_progress)
     encoder, calibration = loaded(model), calibrated(texts)
     transformer = transformer_model(encoder)
     check_code(transformer)

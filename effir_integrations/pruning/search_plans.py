@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ..fields import check_fields
 from ..model.identity import BaseIdentity
 from ..model.plan import PruningPlan
 from ..model.surgery import parameter_count
 from .candidates import Candidate, Chooser, Limits
+from .costs import Costs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -51,6 +52,42 @@ class Point:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Planned:
+    """What `plan` found."""
+
+    plan: PruningPlan
+    """The chosen one, ready for `export`."""
+    points: tuple[Point, ...]
+    """Plans that were made and measured, and others as estimated, the slowest first."""
+    chosen: int
+    """Place of the plan among the points."""
+    costs: Costs
+    """Milliseconds of the model's parts on this machine."""
+
+    def __repr__(self) -> str:
+        """Return a line for each point, the chosen one marked."""
+        lines = [
+            f"{place}{' <-' if place == self.chosen else ''}: {point}"
+            for place, point in enumerate(self.points)
+        ]
+        return "\n".join([f"Planned({self.plan!r})", *lines])
+
+    def _repr_html_(self) -> str:
+        """Return the points and the chosen plan, as a notebook shows them."""
+        from .points_table import planned_html
+
+        return planned_html(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the plan's tensors as plain JSON values."""
+        return {
+            "chosen": self.chosen,
+            "points": [asdict(point) for point in self.points],
+            "costs": asdict(self.costs),
+        }
 
 
 Found = tuple[Point, list[Point], PruningPlan]

@@ -22,6 +22,7 @@ from ..model.hooks import masked
 from ..model.identity import BaseIdentity
 from ..model.plan import PruningPlan
 from ..model.surgery import mlp_widths, model_layers, remove_gate, restore_dtypes, widen
+from ..progress import is_shown
 from ..training.launch import is_main_process, is_sharded, processes
 from ..training.lora import check_no_adapter
 from ..training.losses import LossTerms, RetrievalLoss
@@ -51,7 +52,7 @@ def slim(
     plan: PruningPlan | None = None,
     negatives: int = 7,
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> PruningPlan:
     """Choose the MLP neurons that stay by the gradients of examples, and refit the projections.
 
@@ -79,7 +80,8 @@ def slim(
         plan: Sublayers that go anyway, from `drop`.
         negatives: Hard negatives of an example, where `data` is still to be read (the paper: 7).
         force: Start over whatever is in `work`.
-        show_progress: Draw a progress bar.
+        show_progress: Draw a progress bar;
+            None: where someone watches, in a notebook or a terminal.
 
     Returns:
         The plan with the kept neurons, and, without `paper`, new output projections.
@@ -90,6 +92,7 @@ def slim(
             finite or all zero, or `work` is of another run.
         RuntimeError: The loss is not finite, or the sliced model differs from the masked one.
     """
+    show_progress = is_shown(show_progress)
     if config.paper and work is None:
         raise ValueError("gates are trained with checkpoints; name a folder for them (work)")
     encoder = loaded(model)

@@ -14,6 +14,7 @@ from ..data.sentences import sentence_pairs
 from ..encoder.encoder import Encoder, role_prompt, transformer_model
 from ..encoder.loading import loaded
 from ..extras import import_extra
+from ..progress import is_shown
 from .config import AdaptConfig
 from .heal import heal
 from .lm_head import lm_head
@@ -34,7 +35,7 @@ def adapt(
     *,
     history: Mapping[str, Any] | None = None,
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> SentenceTransformer:
     """Train a decoder so that a sentence's embedding predicts the tokens of it and of the next.
 
@@ -54,7 +55,8 @@ def adapt(
         out: Folder to write; must be new or empty unless `force`.
         history: Of the encoder, to continue; None begins one.
         force: Replace what is there and start over.
-        show_progress: Draw a progress bar.
+        show_progress: Draw a progress bar;
+            None: where someone watches, in a notebook or a terminal.
 
     Returns:
         The encoder as loaded from the written folder.
@@ -66,6 +68,7 @@ def adapt(
             another run, `out` holds the model or lies in it, or another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
+    show_progress = is_shown(show_progress)
     encoder, texts = loaded(model), calibrated(texts)
     pooled = _without_normalize(encoder)
     head = lm_head(encoder)

@@ -19,7 +19,7 @@ from ..encoder.tokenization import cut_to
 from ..extras import import_extra
 from ..files import new_file
 from ..model.identity import BaseIdentity
-from ..progress import progress_bar
+from ..progress import is_shown, progress_bar
 from .checkpoints import check_sealed, seal
 from .config import DistillConfig
 from .head import with_head
@@ -54,7 +54,7 @@ def distill(
     history: Mapping[str, Any] | None = None,
     space: Space | None = None,
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> SentenceTransformer:
     """Train an encoder to give its teacher's vectors, and write it as a folder.
 
@@ -81,7 +81,8 @@ def distill(
         space: Of a teacher that is given loaded, as of `space_made_of`: with the target `vectors`
             the folder says that queries can search its documents. None says nothing.
         force: Replace what is there and start over.
-        show_progress: Draw progress bars.
+        show_progress: Draw progress bars;
+            None: where someone watches, in a notebook or a terminal.
 
     Returns:
         The encoder as loaded from the written folder.
@@ -93,6 +94,7 @@ def distill(
             it, or another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
+    show_progress = is_shown(show_progress)
     if space is None and isinstance(teacher, str | Path):
         space = space_made_of(teacher)
     encoder, teacher, texts = loaded(model), loaded(teacher), calibrated(texts)

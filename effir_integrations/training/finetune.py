@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..data.training_examples import TrainingData
 from ..data.training_rows import has_scores
 from ..encoder.loading import loaded
+from ..progress import is_shown
 from .config import FinetuneConfig
 from .heal import heal
 from .losses import LossTerms, RetrievalLoss
@@ -30,7 +31,7 @@ def finetune(
     history: Mapping[str, Any] | None = None,
     negatives: int = 7,
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> SentenceTransformer:
     """Train an encoder on queries with positives and negatives, and write it as a folder.
 
@@ -50,7 +51,8 @@ def finetune(
         history: Of the encoder, to continue; None begins one.
         negatives: Hard negatives of an example, where `data` is still to be read (the paper: 7).
         force: Replace what is there and start over.
-        show_progress: Draw a progress bar.
+        show_progress: Draw a progress bar;
+            None: where someone watches, in a notebook or a terminal.
 
     Returns:
         The encoder as loaded from the written folder.
@@ -61,6 +63,7 @@ def finetune(
             the model or lies in it, or another process trains into it.
         RuntimeError: The loss is not finite, or the merged model differs from the adapted one.
     """
+    show_progress = is_shown(show_progress)
     encoder = loaded(model)
     if not isinstance(data, TrainingData):
         scored = config.teacher_weight > 0 and has_scores(data)

@@ -14,6 +14,8 @@ from effir_integrations.data.training_rows import Source, check_new_jsonl, sourc
 from effir_integrations.encoder.encoder import role_prompt
 from effir_integrations.extras import import_extra
 from effir_integrations.files import new_file
+from effir_integrations.html_table import html_fields
+from effir_integrations.progress import is_shown
 from effir_integrations.training.pool import Pool, read_pool
 from effir_integrations.training.search import SearchConfig, search_pool
 
@@ -38,6 +40,10 @@ class Mined:
     filled: int = 0
     """Of all negatives, those that were drawn at random."""
 
+    def _repr_html_(self) -> str:
+        """Return the fields, as a notebook shows them."""
+        return html_fields("Mined", vars(self))
+
 
 def mine(
     encoder: SentenceTransformer,
@@ -58,7 +64,7 @@ def mine(
     use_faiss: bool = False,
     fill: bool = True,
     seed: int = 0,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
     force: bool = False,
 ) -> Mined:
     """Write a training file in which every query has the best-ranked passages not relevant to it.
@@ -90,7 +96,8 @@ def mine(
         fill: Where too few were found, draw the rest at random from the passages that are no
             positives of the query, so that every line can be trained on.
         seed: Of these draws.
-        show_progress: Show bars.
+        show_progress: Show bars;
+            None: where someone watches, in a notebook or a terminal.
         force: Replace `out`.
 
     Raises:
@@ -100,6 +107,7 @@ def mine(
         ValueError: If an argument or a row cannot be used, or no query got a negative.
         RuntimeError: If a positive came out as a negative.
     """
+    show_progress = is_shown(show_progress)
     out = Path(out)
     config = SearchConfig(
         negatives=negatives,

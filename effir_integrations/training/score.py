@@ -17,8 +17,9 @@ from effir_integrations.data.jsonl import check_text_file, read_jsonl
 from effir_integrations.data.text import clean_text
 from effir_integrations.data.training_rows import TrainingRow, check_new_jsonl, parse_row
 from effir_integrations.files import new_file
+from effir_integrations.html_table import html_fields
 
-from ..progress import progress_bar
+from ..progress import is_shown, progress_bar
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
@@ -39,6 +40,10 @@ class Scored:
     passages: int
     """Scores: positives and negatives of all lines together."""
 
+    def _repr_html_(self) -> str:
+        """Return the fields, as a notebook shows them."""
+        return html_fields("Scored", vars(self))
+
 
 def score(
     model: str | Path | CrossEncoder,
@@ -46,7 +51,7 @@ def score(
     out: str | Path,
     *,
     batch_size: int = 32,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
     force: bool = False,
 ) -> Scored:
     """Copy a training file with `pos_scores` and `neg_scores` added to each line.
@@ -62,7 +67,8 @@ def score(
         source: A .jsonl file as `load_training` takes it.
         out: The .jsonl file to write; it may be `source` with `force`.
         batch_size: Pairs in each batch.
-        show_progress: Show a bar over the lines.
+        show_progress: Show a bar over the lines;
+            None: where someone watches, in a notebook or a terminal.
         force: Replace `out`.
 
     Raises:
@@ -72,6 +78,7 @@ def score(
             weights are missing, NaN, infinite or not those that its config asks for.
         RuntimeError: If a score is not finite.
     """
+    show_progress = is_shown(show_progress)
     out, path = Path(out), _source_path(source)
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise ValueError(f"batch_size={batch_size!r} is not allowed; give an integer from 1 up.")

@@ -26,6 +26,7 @@ from ..encoder.sources import find_architecture, find_folder, find_source, trans
 from ..encoder.space_record import space_made_of
 from ..encoder.tokenization import save_tokenizer
 from ..files import claimed, folder_bytes, new_folder, read_json
+from ..html_table import html_fields
 from ..model.apply import check_code
 from ..model.config_file import check_tokenizer
 from ..model.peft_folder import with_bases
@@ -33,6 +34,7 @@ from ..model.plan import PruningPlan
 from ..model.rewrite import identity_on_disk, rewrite_rows
 from ..model.surgery import parameter_count
 from ..model.token_rows import check_rows
+from ..progress import is_shown
 from .choose import Chosen, Reader, choose_for
 from .config import TrimConfig
 from .taking import take
@@ -69,6 +71,10 @@ class Trimmed:
         values.pop("encoder")
         return {**values, "out": str(self.out)}
 
+    def _repr_html_(self) -> str:
+        """Return the fields, as a notebook shows them."""
+        return html_fields("Trimmed", self.to_json())
+
 
 def trim(
     model: str | Path,
@@ -78,7 +84,7 @@ def trim(
     texts: str | Path | Sequence[str] | None = None,
     from_disk: bool = False,
     force: bool = False,
-    show_progress: bool = False,
+    show_progress: bool | None = None,
 ) -> Trimmed:
     """Write an encoder with the tokens that texts or languages need, and without the others.
 
@@ -95,7 +101,8 @@ def trim(
         from_disk: Copy the checkpoint tensor by tensor, for a model that is larger than memory;
             it is then not run, so vectors are not compared.
         force: Replace what is there, at the end and in one step.
-        show_progress: Draw a bar over the texts.
+        show_progress: Draw a bar over the texts;
+            None: where someone watches, in a notebook or a terminal.
 
     Returns:
         The encoder as loaded from the written folder, and what changed.
@@ -110,6 +117,7 @@ def trim(
             cannot be trimmed, or `size` is too small or too large; the model was trimmed before, or
             its config names tokens in a way that is not known; a language is not in it.
     """
+    show_progress = is_shown(show_progress)
     config, out = config or TrimConfig(), Path(out)
     if texts is None and not config.languages:
         raise ValueError(
