@@ -204,7 +204,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for package in ["effir_integrations", "llama_index"]:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, source / package, ignore=ignored)
-    for name in ["pyproject.toml", "README.md", "LICENSE"]:
+    for name in ["pyproject.toml", "setup.py", "README.md", "LICENSE"]:
         shutil.copy(ROOT / name, source)
     code = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     subprocess.run(
@@ -235,6 +235,9 @@ def test_the_wheel_holds_the_data_the_type_marker_the_licence_and_the_command(
     assert shim == "llama_index/embeddings/effir/__init__.py"
     (metadata,) = (text for name, text in files.items() if name.endswith(".dist-info/METADATA"))
     assert b"License-Expression: Apache-2.0" in metadata
+    page = metadata.decode().partition("\n\n")[2]  # where links within the repository lead nowhere
+    assert page.startswith("# effir-integrations") and "effir.compress(" in page
+    assert not re.findall(r"!\[|\]\((?!https?:)", page)
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in files)
     (commands,) = (text for name, text in files.items() if name.endswith("entry_points.txt"))
     assert b"effir = effir_integrations.cli:main" in commands

@@ -1,4 +1,4 @@
-"""What the README shows works as it stands: its Python, its commands, its files."""
+"""What the README shows works as it stands: its Python, its commands, its plot; and the steps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 import subprocess
 
 import pytest
+import readme_plot
+from beir_folder import write_beir
 from pages import ROOT, blocks, commands
 from tiny import save_bare
 from typer.testing import CliRunner
@@ -16,62 +18,85 @@ from effir_integrations.cli import app
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = blocks(ROOT / "README.md")
 SHELL = [body for language, body in BLOCKS if language == "sh"]
-VERBS = [words for body in SHELL for words in commands(body) if words[0] == "effir"]
+FOUND = json.loads((ROOT / "docs" / "results" / "readme.json").read_text(encoding="utf-8"))
 
 
 def test_the_sections_come_in_the_promised_order():
     titles = re.findall(r"^## (.+)$", README, re.MULTILINE)
-    assert titles == ["What it costs", "Try it", "Use it", "The pipeline", "Limits"]
+    assert titles == ["Try it", "Use it", "What works where", "More"]
 
 
-def test_the_table_is_measured_and_not_a_placeholder():
-    section = README.split("## What it costs")[1].split("## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    assert len(rows) >= 5
-    assert "benchmarks/" in section
+def test_it_is_short_and_shows_one_plot():
+    assert len(README.split()) < 900
+    assert re.findall(r"!\[[^]]+\]\(([^)]+)\)", README) == ["docs/results/readme.png"]
+
+
+def spellings(found) -> set[str]:
+    """Return how a page may write the numbers that stand in a JSON, names included."""
+    if isinstance(found, dict):
+        return {x for key, value in found.items() if key != "by query" for x in spellings(value)}
+    if isinstance(found, list):
+        return {spelled for value in found for spelled in spellings(value)}
+    if isinstance(found, str):
+        return set(re.findall(r"[\d,]*\d(?:\.\d+)?", found))
+    forms = {f"{found:,}"}
+    if isinstance(found, float):
+        shares = {f"{100 * found:.{digits}f}" for digits in (0, 1)}
+        forms |= shares | {f"{found:.{digits}f}" for digits in range(5)}
+    return forms
+
+
+def caption() -> str:
+    """Return what is said between the plot and the next section, without code and names."""
+    text = README.partition("readme.png)")[2].partition("\n## ")[0]
+    text = re.sub(r"^```.*?^```|`[^`]*`|\]\([^)]*\)", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"\S*[A-Za-z@]-?\d\S*", "", text)
+
+
+def test_every_figure_below_the_plot_was_measured():
+    named = re.findall(r"\d[\d,]*(?:\.\d+)?", caption())
+    assert not set(named) - spellings(FOUND) - {"95"}
+    assert "99.87" not in spellings(FOUND)
+
+
+def test_the_command_below_the_plot_is_the_one_that_was_run():
+    assert FOUND["command"].split() == SHELL[0].replace("\\\n", " ").split()
+    readme_plot.parser().parse_args(FOUND["command"].split()[2:])
 
 
 def run_python():
     (code,) = [body for language, body in BLOCKS if language == "python"]
-    assert len(code.strip().splitlines()) <= 12
+    assert len([line for line in code.splitlines() if line]) == 4
     scope: dict[str, object] = {}
     exec(compile(code, "README.md", "exec"), scope)
-    return scope["model"].similarity(scope["queries"], scope["documents"])
+    return scope["model"]
 
 
-def test_the_python_runs_and_is_short(tmp_path, monkeypatch):
+def test_the_python_runs_and_is_short(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # a local folder of that name is taken instead, and this one is compressed in no time
     save_bare("mistral", tmp_path / "effir-mini", intermediate_size=128)
-    assert run_python().shape == (1, 2)
+    run_python()
+    assert capsys.readouterr().out.startswith("[[")
     assert (tmp_path / "smaller" / "modules.json").is_file()
 
 
 @pytest.mark.slow
-def test_the_python_finds_what_is_related(tmp_path, monkeypatch):
+def test_the_python_finds_what_is_related(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    related, unrelated = run_python()[0]
+    run_python()
+    related, unrelated = map(float, re.findall(r"-?\d+\.\d+", capsys.readouterr().out))
     assert related > unrelated + 0.1
 
 
-def write_data(folder):
-    """A BEIR folder of words that the tiny tokenizer knows."""
-    (folder / "qrels").mkdir(parents=True)
-    corpus = [json.dumps({"_id": f"d{i}", "text": f"w{i} w{i + 5}"}) for i in range(20)]
-    queries = [json.dumps({"_id": f"q{i}", "text": f"w{i}"}) for i in range(5)]
-    qrels = ["query-id\tcorpus-id\tscore", *(f"q{i}\td{i}\t1" for i in range(5))]
-    (folder / "corpus.jsonl").write_text("\n".join(corpus))
-    (folder / "queries.jsonl").write_text("\n".join(queries))
-    (folder / "qrels" / "test.tsv").write_text("\n".join(qrels))
-    return folder
-
-
-def test_the_commands_run_in_the_order_shown(tmp_path, monkeypatch):
+def test_the_steps_run_in_the_order_shown(tmp_path, monkeypatch):
     model = save_bare("qwen3", tmp_path / "base", intermediate_size=256)
-    data = write_data(tmp_path / "data")
+    data = write_beir(tmp_path / "data")
     monkeypatch.chdir(tmp_path)
-    assert len(VERBS) == 8
-    for line in VERBS:
+    shown = [body for language, body in blocks(ROOT / "docs" / "steps.md") if language == "sh"]
+    verbs = [words for body in shown for words in commands(body)]
+    assert len(verbs) == 8
+    for line in verbs:
         words = [{"MODEL": str(model), "DATA": str(data)}.get(x, x) for x in line]
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, f"{line}: {result.output}"
@@ -91,8 +116,9 @@ def test_make_does_what_the_raw_lines_do(target, command):
         text=True,
         check=True,
     )
+    assert f"make {target} " in SHELL[1]
     assert command in done.stdout
-    raw = SHELL[1]
+    raw = SHELL[2]
     assert command in raw
     for needed in ("-c constraints.txt torch", "-c constraints.txt -e"):
         assert needed in done.stdout
@@ -100,5 +126,5 @@ def test_make_does_what_the_raw_lines_do(target, command):
 
 
 def test_every_file_that_is_linked_is_there():
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
         assert (ROOT / target).exists(), target

@@ -1,0 +1,17 @@
+"""The long description: the README as a page of its own, where neither files nor pictures are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+README = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+_PICTURE = re.compile(r"!\[[^]]*\]\([^)]*\)\n*")
+_LINK = re.compile(r"\[([^]]+)\]\((?!https?:)[^)]*\)")
+
+setup(
+    long_description=_LINK.sub(r"\1", _PICTURE.sub("", README)),
+    long_description_content_type="text/markdown",
+)
