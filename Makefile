@@ -3,6 +3,7 @@
 #   make demo    compress a real decoder on real text, print the comparison table, ask the result
 #   make test    run the test suite, but for its slow tests
 #   make test-all  run all of it
+#   make test-python PYTHON=python3.12   run the test suite on another Python
 #   make check   lint, format and type checks
 #   make docs    build the site into site/, with search and the reference
 #   make dist    build the wheel and the source archive into dist/, and check them
@@ -20,7 +21,7 @@ ARGS ?=
 # No target needs a hub, so none may fall back on one unnoticed.
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test test-all check docs dist clean
+.PHONY: demo test test-all test-python check docs dist clean
 .NOTPARALLEL:
 
 demo: $(VENV)/demo.stamp
@@ -34,6 +35,11 @@ test: $(VENV)/dev.stamp
 
 test-all: $(VENV)/dev.stamp
 	$(PYTEST) -m "" $(ARGS)
+
+# In an environment of its own, .venv-python3.12. Its torch is the file on PyPI where no other index
+# is configured, and on Linux that brings CUDA along: 5.5 GB; constraints.txt says how to avoid it.
+test-python:
+	$(MAKE) test VENV=.venv-$(notdir $(PYTHON))
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -52,7 +58,7 @@ dist: $(VENV)-dist/stamp
 	$(VENV)-dist/bin/twine check --strict dist/*
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-dist effir-demo build dist site .cache *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-* effir-demo build dist site .cache *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # torch comes first and alone: constraints.txt says why.

@@ -28,6 +28,7 @@ LONGEST = (
     "test_resume",
     "test_shortcuts",
     "test_encoder",
+    "test_site_browser",
 )
 """Files that are run first, so that no process is alone with one of them at the end."""
 

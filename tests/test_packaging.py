@@ -126,6 +126,19 @@ def test_make_installs_torch_then_the_package_then_runs(
     assert lines.index(installs[1]) < len(lines) - 1
 
 
+def test_make_tests_another_python_in_an_environment_of_its_own(checkout: Path):
+    lines = make(checkout, "test-python", "PYTHON=/usr/bin/python3.12").splitlines()
+    start = next(line for line in lines if "-m venv" in line)
+    installs = [line for line in lines if " pip install " in line]
+    runs = next(line for line in lines if "-m pytest" in line)
+
+    assert start == "/usr/bin/python3.12 -m venv --clear .venv-python3.12"
+    assert len(installs) == 2
+    assert all(line.startswith(".venv-python3.12/bin/python -m pip") for line in installs)
+    assert " .venv-python3.12/bin/python -m pytest" in runs
+    assert " .venv/" not in "\n".join(lines)
+
+
 def test_make_rebuilds_the_environment_only_for_changed_requirements(checkout: Path):
     (checkout / ".venv").mkdir()
     now = time.time()
@@ -162,6 +175,7 @@ def test_every_version_of_python_that_is_tested_is_allowed():
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
 
     assert workflow["jobs"]["tests"]["strategy"]["matrix"]["python"] == PYTHONS
+    assert workflow["jobs"]["tests"]["steps"][-1]["run"].startswith("make test-python PYTHON=")
     assert PROJECT["requires-python"] == f">={PYTHONS[0]}"
     named = [x.split(" :: ")[-1] for x in PROJECT["classifiers"] if "Python :: 3." in x]
     assert named == PYTHONS

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +17,8 @@ from pages import ROOT
 import effir_integrations
 from effir_integrations.cli import app
 
-MADE = {"api.md", "cli.md"}
+MADE = set(site_pages.PAGES)
+PACKAGE = ROOT / "effir_integrations"
 SOURCES = site_pages.files()
 WRITTEN = [source for source in SOURCES if source.suffix in (".md", ".txt")]
 
@@ -142,13 +141,32 @@ def test_every_figure_of_the_page_that_helps_choose_is_measured():
     assert not [x for x in found if not re.search(rf"(?<![\d.]){re.escape(x)}(?!\d)", figures)]
 
 
-@pytest.mark.slow
-def test_the_site_is_built_and_searched(tmp_path):
-    pytest.importorskip("zensical")
-    site_pages.gather(tmp_path / "build" / "pages")
-    (tmp_path / "mkdocs.yml").write_bytes((ROOT / "mkdocs.yml").read_bytes())
-    build = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
-    subprocess.run(build, cwd=tmp_path, check=True, capture_output=True)
-    line = site_pages.finish(tmp_path / "build" / "pages", tmp_path / "site")
-    assert f"{len(navigation()) + 1} pages" in line
-    assert (tmp_path / "site" / "llms.txt").is_file()
+def test_how_it_works_names_code_that_is_there_and_is_short():
+    text = (ROOT / "docs" / "how.md").read_text(encoding="utf-8")
+    assert len(text.split()) < 900
+    named = re.findall(r"`((?:[a-z_]+\.)+)(\w+)(\.\w+)?`", text)
+    places = [x for x in named if (PACKAGE / x[0].split(".")[0]).is_dir()]
+    assert len(places) >= 10
+    for module, name, method in places:
+        path = PACKAGE / (module.rstrip(".").replace(".", "/") + ".py")
+        source = path.read_text(encoding="utf-8")
+        assert re.search(rf"^(def|class) {name}\b", source, re.MULTILINE), (module, name)
+        assert not method or f"    def {method[1:]}(" in source, (module, name, method)
+
+
+def test_every_equation_is_followed_by_the_function_that_computes_it():
+    text = (ROOT / "docs" / "how.md").read_text(encoding="utf-8")
+    sections = re.split(r"^(?:## |\*\*)", text.partition("## The paper")[2], flags=re.MULTILINE)
+    with_equations = [x for x in sections if "```text" in x]
+    assert len(with_equations) >= 7
+    for section in with_equations:
+        assert re.search(r"\]\(\.\./effir_integrations/\S+\.py\)", section), section
+
+
+def test_a_link_to_a_function_leads_to_its_place_in_the_reference(monkeypatch):
+    text = site_pages.moved(PurePosixPath("docs/how.md"), SOURCES)
+    assert "[`slim`](api.md#slim)" in text
+    assert "../effir_integrations" not in text
+    monkeypatch.setattr("site_pages.public_names", dict)
+    with pytest.raises(ValueError, match="analyze.py is linked to, but no public function"):
+        site_pages.moved(PurePosixPath("docs/how.md"), SOURCES)

@@ -16,17 +16,22 @@ import shutil
 import sys
 from pathlib import Path, PurePosixPath
 
-from api_page import api_page
+from api_page import api_page, public_names
 from cli_page import cli_page
 from notebook_page import notebook_page
+from results_page import results_page
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = {"README.md": "index.md"}
 """Files whose page has another name."""
 ALONE = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "CITATION.cff")
 FOLDERS = ("docs", "recipes", "skills")
+PAGES = {"api.md": api_page, "cli.md": cli_page, "results_table.md": results_page}
+"""Pages that are made of the source and of results."""
+ASSETS = ("site.css", "results_table.js")
 MADE = """* [API](api.md): signature and docstring of every public name
 * [Command line](cli.md): help text and options of every verb
+* [Results in one table](results_table.md): every row that was kept, by model, data and method
 """
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 _NESTED = re.compile(r"^  (?=\* )", re.MULTILINE)
@@ -34,6 +39,8 @@ _LOADED = re.compile(
     r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)=\"?((?:https?:)?//[^\"\s>]+)"
 )
 _WORDS = ("LoRA", "keep", "GGUF")
+_CODE = re.compile(r"(?<=<code>)[^<]+(?=</code>)")
+_OPTION = re.compile(r"(?<![\w-])--?\w[\w-]+")
 
 
 def gather(folder: Path) -> None:
@@ -53,9 +60,10 @@ def gather(folder: Path) -> None:
             (folder / page).write_text(text, encoding="utf-8")
         else:
             shutil.copyfile(ROOT / source, folder / page)
-    shutil.copyfile(ROOT / "tools" / "site.css", folder / "site.css")
-    for name, text in (("api.md", api_page()), ("cli.md", cli_page())):
-        (folder / name).write_text(text, encoding="utf-8")
+    for name in ASSETS:
+        shutil.copyfile(ROOT / "tools" / name, folder / name)
+    for name, page_of in PAGES.items():
+        (folder / name).write_text(page_of(), encoding="utf-8")
     with (folder / "llms.txt").open("a", encoding="utf-8") as lines:
         lines.write(MADE)
 
@@ -86,6 +94,8 @@ def moved(source: PurePosixPath, sources: dict[PurePosixPath, PurePosixPath]) ->
 
     def lead(match: re.Match[str]) -> str:
         target = PurePosixPath(os.path.normpath(source.parent / match[1]))
+        if target.suffix == ".py" and target.parts[0] == "effir_integrations":
+            return os.path.relpath("api.md", here).replace(os.sep, "/") + "#" + _function(target)
         if target not in sources:
             raise ValueError(f"{source} links to {match[1]}, which the site does not have")
         return os.path.relpath(sources[target], here).replace(os.sep, "/")
@@ -94,8 +104,27 @@ def moved(source: PurePosixPath, sources: dict[PurePosixPath, PurePosixPath]) ->
     return _NESTED.sub("    ", text)  # Python's Markdown nests lists by four spaces
 
 
+def _function(module: PurePosixPath) -> str:
+    """Return the public function whose home a module of the package is.
+
+    Raises:
+        ValueError: It has none of its name.
+    """
+    home = ".".join(module.with_suffix("").parts[1:])
+    if public_names().get(module.stem) != home:
+        raise ValueError(f"{module} is linked to, but no public function has its name")
+    return module.stem
+
+
+def _unbroken(code: re.Match[str]) -> str:
+    """Mark the options in a command, which a browser would break at their hyphens."""
+    return _OPTION.sub(r'<span class="option">\g<0></span>', code[0])
+
+
 def finish(folder: Path, site: Path) -> str:
     """Put the Markdown of each page beside it, and return what there is of the site in one line.
+
+    Options in commands are marked in the pages, so that no line ends in one.
 
     Raises:
         ValueError: A page loads something from another host, or search does not find a word.
@@ -104,8 +133,10 @@ def finish(folder: Path, site: Path) -> str:
         shutil.copyfile(page, site / page.relative_to(folder))
     pages = sorted(site.rglob("*.html"))
     for page in pages:
-        for address in _LOADED.findall(page.read_text(encoding="utf-8")):
+        text = page.read_text(encoding="utf-8")
+        for address in _LOADED.findall(text):
             raise ValueError(f"{page} loads {address}; nothing may come from another host")
+        page.write_text(_CODE.sub(_unbroken, text), encoding="utf-8")
     found = json.loads((site / "search.json").read_text(encoding="utf-8"))
     text = json.dumps(found, ensure_ascii=False)
     if missing := [word for word in _WORDS if word not in text]:
