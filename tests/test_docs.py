@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import os
 import re
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import fresh
 import pytest
+import site_pages
 import typer
 from pages import ROOT, blocks, commands
 
+import effir_integrations as effir
 from effir_integrations import load, mini_path
 from effir_integrations.cli import app
 
@@ -49,7 +53,7 @@ def write_data(folder: Path) -> Path:
     return folder
 
 
-def run_page(page: str, folder: Path, prelude: str = "", **environment: str) -> str:
+def run_page(page: str | Path, folder: Path, prelude: str = "", **environment: str) -> str:
     """Run the blocks of a page in a folder, in a process of their own; return what it prints."""
     line = [str(ROOT / "tests" / "pages.py"), str(ROOT / "docs" / page), prelude]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **environment}
@@ -123,6 +127,37 @@ adapter = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
 peft.get_peft_model(base, adapter).save_pretrained("adapter")
 """,
 }
+WITHOUT_DATA = {
+    "docs/choose.md": """
+import random
+import shutil
+from pathlib import Path
+from beir_folder import write_beir
+from examples import text
+from tiny import save_bare
+save_bare("mistral", Path("MODEL"), intermediate_size=256)
+draw = random.Random(0)
+corpus = [{"_id": f"d{x}", "title": text(draw), "text": text(draw)} for x in range(120)]
+queries = [{"_id": f"q{x}", "text": corpus[x]["text"]} for x in range(30)]
+write_beir(Path("DATA"), corpus, queries, [(f"q{x}", f"d{x}", "1") for x in range(30)])
+shutil.copyfile("DATA/corpus.jsonl", "corpus.jsonl")
+Path("queries.txt").write_text("".join(each["text"] + chr(10) for each in queries))
+""",
+    "recipes/mini/CARD.md": "",
+}
+ELSEWHERE = {"README.md": "tests/test_readme.py", "recipes/README.md": "tests/recipes"}
+"""Pages whose commands, or whose scripts, other tests run."""
+NOT_RUN = {
+    "CONTRIBUTING.md": "make, and with it this suite",
+    "docs/benchmarks.md": "scripts that measure for minutes or hours",
+    "docs/results/all-mpnet-base-v2.md": "the same",
+    "docs/results/effir-mini.md": "the same",
+    "docs/training.md": "training for minutes and a reranker; tests/training runs the verbs",
+    "recipes/encode_cluster.md": "a cluster, object storage and a server",
+    "recipes/train_msmarco.md": "8 GPUs and the hub",
+    "skills/compress-embedding-model/SKILL.md": "a corpus on which 99 % of the quality can stay",
+}
+"""What pages take whose commands are parsed here, and not run."""
 NEEDS = {
     "serving.md": "openvino",
     "llama_index.md": "llama_index.vector_stores.faiss",
@@ -167,3 +202,28 @@ def test_the_page_of_the_pipeline_runs_word_for_word(tmp_path):
     )
     assert printed[-2:-1] == ["4 256"]
     assert 0 <= float(printed[-1]) <= 1
+
+
+@pytest.mark.parametrize("page", WITHOUT_DATA)
+def test_the_page_runs_on_models_that_are_there(page, tmp_path):
+    run_page(ROOT / page, tmp_path, WITHOUT_DATA[page])
+    assert page != "docs/choose.md" or (tmp_path / "both-queries" / "modules.json").is_file()
+
+
+def test_every_page_with_code_is_run_or_says_what_it_would_take():
+    pages = [str(x) for x in site_pages.files() if x.suffix == ".md"]
+    code = [x for x in pages if {language for language, _ in blocks(ROOT / x)} & {"python", "sh"}]
+    run = [f"docs/{x}" for x in (*PRELUDES, "pyserini.md", "python.md")]
+    assert sorted(code) == sorted([*run, *WITHOUT_DATA, *ELSEWHERE, *NOT_RUN])
+    assert all((ROOT / path).exists() for path in ELSEWHERE.values())
+
+
+@pytest.mark.parametrize("page", NOT_RUN)
+def test_what_is_not_run_imports_what_is_there(page):
+    for language, body in blocks(ROOT / page):
+        for node in ast.walk(ast.parse(body if language == "python" else "")):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("effir_"):
+                module = importlib.import_module(str(node.module))
+                assert all(hasattr(module, name.name) for name in node.names), node.module
+            named = isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+            assert not (named and node.value.id == "effir") or hasattr(effir, node.attr)

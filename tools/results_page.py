@@ -35,11 +35,19 @@ COLUMNS = (
 )
 _LEFT = ("model", "data", "variant", "method", "script", "from", "also measured")
 _PLOTS = (
-    ("fidelity.png", "what check says against judgements", "benchmarks.md"),
+    ("fidelity.png", "What check says, against judgements", "benchmarks.md"),
     ("effir-mini/claim-1.png", "effir-mini, sublayers dropped", "results/effir-mini.md"),
     ("effir-mini/claim-3.png", "effir-mini, depth and width", "results/effir-mini.md"),
-    ("all-mpnet-base-v2/claim-1.png", "mpnet, sublayers dropped", "results/all-mpnet-base-v2.md"),
-    ("all-mpnet-base-v2/claim-3.png", "mpnet, depth and width", "results/all-mpnet-base-v2.md"),
+    (
+        "all-mpnet-base-v2/claim-1.png",
+        "all-mpnet-base-v2, sublayers dropped",
+        "results/all-mpnet-base-v2.md",
+    ),
+    (
+        "all-mpnet-base-v2/claim-3.png",
+        "all-mpnet-base-v2, depth and width",
+        "results/all-mpnet-base-v2.md",
+    ),
 )
 
 
@@ -85,7 +93,7 @@ def _claims() -> Iterator[str]:
 def _plots() -> Iterator[str]:
     yield "## Plots\n"
     for name, title, page in _PLOTS:
-        yield f"[![{title}](results/{name})]({page})\n"
+        yield f"[{title}]({page}):\n\n![{title}](results/{name})\n"
     yield "All others are on the pages of [effir-mini](results/effir-mini.md) and"
     yield "[all-mpnet-base-v2](results/all-mpnet-base-v2.md).\n"
 
