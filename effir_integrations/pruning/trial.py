@@ -176,15 +176,18 @@ class Trial:
             ours = self._answers(asked)
         documents = full.documents if self.config.role == "query" else ours.documents
         after = _ranks(ours.queries, documents, asked)
-        found = float(np.mean(list(before.values())))
-        if not found:
+        # a draw of queries of which the full model answers none has no share
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = interval(np.divide, after, before)
+        if not np.isfinite(ends).all():
+            found = sum(rank > 0 for rank in before.values())
             raise ValueError(
-                f"{self.base.name} finds none of {len(asked.queries)} known items among "
-                f"{len(asked.documents)} documents, so there is no quality to keep; give the "
+                f"{self.base.name} finds {found} of {len(asked.queries)} known items among "
+                f"{len(asked.documents)} documents, too few to tell what quality is kept; give the "
                 "corpus that it is meant for (--texts), or the right model"
             )
-        share = float(np.mean(list(after.values()))) / found
-        return Quality(share=share, interval=interval(np.divide, after, before))
+        share = float(np.mean(list(after.values())) / np.mean(list(before.values())))
+        return Quality(share=share, interval=ends)
 
     def _answers(self, asked: Questions) -> Answers:
         return answer(

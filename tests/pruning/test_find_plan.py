@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -107,6 +108,17 @@ def test_another_point_is_taken_by_its_number(run, base):
     take_point(base, out, found.chosen)
     with pytest.raises(ValueError, match=f"no point 99; choose 0 to {len(found.points) - 1}"):
         take_point(base, out, 99)
+
+
+def test_a_model_that_finds_few_known_items_cannot_be_judged_by_them(base, corpus):
+    encoder, config = load(base), PlanConfig(keep_parameters=0.9, **SMALL)
+    material = read_material(str(corpus), config)
+    asked = material.questions
+    elsewhere = [(place + 65) % len(asked.documents) for place in asked.answers]
+    strange = replace(material, questions=replace(asked, answers=elsewhere))
+    trial = Trial(encoder, strange, config, False)
+    with pytest.raises(ValueError, match=r"finds \d of 40 known items .*, too few to"):
+        trial.quality(PruningPlan(base=trial.base))
 
 
 def test_a_point_is_of_its_own_model(run, tmp_path):
