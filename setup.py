@@ -1,4 +1,4 @@
-"""The long description: the README as a page of its own, where neither files nor pictures are."""
+"""The long description: the README as a page of its own, without its plot and its links within."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from setuptools import setup
 
 README = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
-_PICTURE = re.compile(r"!\[[^]]*\]\([^)]*\)\n*")
+_PLOT = re.compile(r"!\[.*?(?=^## )", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[([^]]+)\]\((?!https?:)[^)]*\)")
 
 setup(
-    long_description=_LINK.sub(r"\1", _PICTURE.sub("", README)),
+    long_description=_LINK.sub(r"\1", _PLOT.sub("", README)),
     long_description_content_type="text/markdown",
 )
