@@ -41,7 +41,7 @@ def of(table, path) -> list[dict[str, str]]:
 def test_every_file_of_results_is_read():
     assert len(FILES) >= 6
     kinds = {path.stem.partition("-")[0] for path in FILES}
-    assert kinds == {"fidelity", "gpu", "verdicts"}
+    assert kinds == {"fidelity", "gpu", "readme", "verdicts"}
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("fidelity-*.json")), ids=lambda x: x.stem)
@@ -77,6 +77,17 @@ def test_every_row_of_a_gpu_is_in_the_table_with_its_figures(path, table):
             assert row["also measured"] == shown
         if "holds" in held:
             assert row["also measured"].endswith("; holds") == held["holds"]
+
+
+def test_every_point_of_the_plot_is_in_the_table_with_its_figures(table):
+    path = RESULTS / "readme.json"
+    kept, rows = json.loads(path.read_text(encoding="utf-8"))["rows"], of(table, path)
+    assert [row["model"] for row in rows] == [held["base"] for held in kept]
+    for row, held in zip(rows, kept, strict=True):
+        assert float(row["nDCG@10"]) == held["nDCG@10"]
+        assert float(row["documents/s"].replace(",", "")) == held["documents/s"]
+        share, *ends = (float(x) / 100 for x in re.findall(r"[\d.]+", row["share of full"]))
+        assert [share, *ends] == pytest.approx([held["share"], *held["interval"]], abs=6e-4)
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.md")), ids=lambda x: x.stem)

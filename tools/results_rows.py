@@ -17,10 +17,10 @@ _PARTS = (
     ("blocks dropped", r"\bblocks? dropped"),
     ("reconstruct", r"\breconstruct\b|\brefitted\b"),
     ("gates", r"\(slim\)"),
-    ("plain", r", plain\b"),
+    ("plain", r", plain\b|\bno refit\b"),
     ("mean", r", mean\b"),
     ("narrowed", r"\bwidth gone(?! \()"),
-    ("full", r"^full\b"),
+    ("full", r"^full\b|\bas published\b"),
     ("fine-tuned", r"\bfine-tuned\b"),
 )
 """What a name of a model says was done to it."""
@@ -181,9 +181,35 @@ _SECTIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, str]]] = {
     "nf4": _speed,
     "table": _speed,
 }
+
+
+def readme_rows(path: Path) -> Iterator[Row]:
+    """Yield the points of the README's plot."""
+    held = json.loads(path.read_text(encoding="utf-8"))
+    settings = held["settings"]
+    for row in held["rows"]:
+        low, high = row["interval"]
+        slowest, fastest = row["documents/s, slowest and fastest round"]
+        what = f"{row['series']}, {row['label']}"
+        yield Row(
+            model=row["base"],
+            data=settings["data"],
+            documents=f"{settings['documents']:,}",
+            method=method(what),
+            what=what,
+            ndcg=f"{row['nDCG@10']:.4f}",
+            share=f"{row['share']:.1%} [{low:.1%}, {high:.1%}]",
+            documents_a_second=f"{row['documents/s']:,.1f}",
+            more=f"share of {settings['model']}; {slowest:,.1f} to {fastest:,.1f} documents/s",
+            script="readme_plot.py",
+            source=path.name,
+        )
+
+
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     "fidelity-": fidelity_rows,
     "gpu-": gpu_rows,
+    "readme": readme_rows,
 }
 """How names of files begin -> what reads them."""
 
