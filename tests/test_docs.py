@@ -145,13 +145,18 @@ Path("queries.txt").write_text("".join(each["text"] + chr(10) for each in querie
 """,
     "recipes/mini/CARD.md": "",
 }
-ELSEWHERE = {"README.md": "tests/test_readme.py", "recipes/README.md": "tests/recipes"}
+ELSEWHERE = {
+    "README.md": "tests/test_readme.py",
+    "docs/steps.md": "tests/test_readme.py",
+    "recipes/README.md": "tests/recipes",
+}
 """Pages whose commands, or whose scripts, other tests run."""
 NOT_RUN = {
     "CONTRIBUTING.md": "make, and with it this suite",
     "docs/benchmarks.md": "scripts that measure for minutes or hours",
     "docs/results/all-mpnet-base-v2.md": "the same",
     "docs/results/effir-mini.md": "the same",
+    "docs/install.md": "make, and with it this suite",
     "docs/training.md": "training for minutes and a reranker; tests/training runs the verbs",
     "recipes/encode_cluster.md": "a cluster, object storage and a server",
     "recipes/train_msmarco.md": "8 GPUs and the hub",
