@@ -101,7 +101,6 @@ def _finish(axes: Any, found: dict[str, Any]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.tick_params(labelsize=PHONE - 1)
     axes.grid(color="#e9edf2")
     axes.set_axisbelow(True)

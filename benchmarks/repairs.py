@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from subset import subset
 
 from effir_integrations.data.beir import load_beir
 from effir_integrations.data.calibration import Calibration, calibrated, load_calibration
+from effir_integrations.encoder.search_vectors import mean_cosine
 from effir_integrations.evaluation.encoded import Settings, encode_data
 from effir_integrations.evaluation.evaluate import score
 from effir_integrations.evaluation.intervals import interval
@@ -115,7 +117,7 @@ class Bench:
                 gone,
                 Cut(neurons=neurons, attention=strength, attention_ridge=ridge),
             )
-        counts = self._sensitivity()
+        counts = self._sensitivity
         chosen = self._chosen(keep, counts=counts)
         yield size, "reconstruct, tokens by gradients", gone, Cut(neurons=chosen, counts=counts)
 
@@ -144,7 +146,7 @@ class Bench:
             Cut(neurons=others, dropped=dropped, linear=True),
         )
         narrow = round(maps / len(dropped) / base.neuron_parameters)
-        removals, _ = self._ranked()
+        removals, _ = self._ranked
         few = {layer: removals[layer].kept(narrow) for layer in dropped}
         yield (
             size,
@@ -188,6 +190,7 @@ class Bench:
             counts=counts,
         )
 
+    @cached_property
     def _ranked(self) -> Any:
         plan = self.repairer.plan
         widths = {layer: width for layer, width in enumerate(plan.mlp_widths) if width}
@@ -202,6 +205,7 @@ class Bench:
             run = self._calibrator(config, counts)
             return choose_neurons(run, self.repairer.plan, config, keep)[0]
 
+    @cached_property
     def _sensitivity(self) -> dict[tuple[int, int], torch.Tensor]:
         """Return what tokens count by the gradient of random probes of the vectors."""
         repairer = self.repairer
@@ -222,7 +226,7 @@ class Bench:
         small = self.repairer.cut(cut)
         found = encode_data(small, self.data, self.settings)
         ours = score(found, self.data)
-        cosines = (_units(found.documents) * _units(self.full.documents)).sum(-1)
+        assert found.documents is not None and self.full.documents is not None
         low, high = interval(np.divide, ours.ndcg_by_query, self.best.ndcg_by_query)
         row = {
             "size": size,
@@ -231,7 +235,7 @@ class Bench:
             "ndcg": ours.metrics["nDCG@10"],
             "share": ours.metrics["nDCG@10"] / self.best.metrics["nDCG@10"],
             "interval": [low, high],
-            "cosine": float(cosines.mean()),
+            "cosine": mean_cosine(found.documents, self.full.documents),
         }
         self.rows.append(row)
         if self.options.json is not None:
@@ -250,11 +254,6 @@ def _heads_left(steps: dict[int, Any], number: int) -> tuple[dict[int, torch.Ten
         at[layer] += 1
         taken += 1
     return heads, taken
-
-
-def _units(vectors: Any) -> np.ndarray:
-    vectors = np.asarray(vectors, dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def line(row: dict[str, Any]) -> str:
