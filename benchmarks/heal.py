@@ -34,10 +34,11 @@ from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.evaluation.evaluate import evaluate
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.pruning.config import DropConfig, ReconstructConfig, SlimConfig
+from effir_integrations.pruning.config import DropConfig, ReconstructConfig
 from effir_integrations.pruning.drop import drop
 from effir_integrations.pruning.reconstruct import reconstruct
 from effir_integrations.pruning.slim import slim
+from effir_integrations.pruning.slim_config import SlimConfig
 from effir_integrations.training.config import DistillConfig, FinetuneConfig
 from effir_integrations.training.distill import distill
 from effir_integrations.training.finetune import finetune

@@ -36,12 +36,11 @@ from effir_integrations.evaluation.intervals import interval
 from effir_integrations.model.hooks import evaluation_mode
 from effir_integrations.model.surgery import model_layers
 from effir_integrations.pruning.analyze import analyze
-from effir_integrations.pruning.by_gradients import loss_of
-from effir_integrations.pruning.config import DropConfig, ReconstructConfig, SlimConfig
+from effir_integrations.pruning.config import DropConfig, ReconstructConfig
 from effir_integrations.pruning.drop import drop
 from effir_integrations.pruning.reconstruct import choose_neurons
 from effir_integrations.pruning.refit import Calibrator
-from effir_integrations.pruning.sensitivity import sensitivity
+from effir_integrations.pruning.sensitivity import weigh_tokens
 
 COLUMNS = ("size", "repair", "parameters", "nDCG@10", "share of full", "cosine of documents")
 
@@ -195,12 +194,18 @@ class Bench:
         plan = self.repairer.plan
         widths = {layer: width for layer, width in enumerate(plan.mlp_widths) if width}
         with evaluation_mode(self.repairer.model):
-            return self._calibrator(ReconstructConfig(keep_neurons=0.5)).rank(plan, widths)
+            config = ReconstructConfig(keep_neurons=0.5, count_by="stream")
+            return self._calibrator(config).rank(plan, widths)
 
     def _chosen(
         self, keep: float, method: str = "reconstruct", *, counts: Any = None, multiple_of: int = 64
     ) -> dict[int, torch.Tensor]:
-        config = ReconstructConfig(keep_neurons=keep, method=method, multiple_of=multiple_of)
+        config = ReconstructConfig(
+            keep_neurons=keep,
+            method=method,
+            multiple_of=multiple_of,
+            count_by="stream" if counts is None else "gradients",
+        )
         with evaluation_mode(self.repairer.model):
             run = self._calibrator(config, counts)
             return choose_neurons(run, self.repairer.plan, config, keep)[0]
@@ -213,10 +218,7 @@ class Bench:
             layer: module.get_submodule(repairer.architecture.mlp_output)
             for layer, module in enumerate(model_layers(repairer.model, repairer.architecture))
         }
-        repairer.model.requires_grad_(False)
-        loss = loss_of(SlimConfig(sparsity=0.5, loss="vectors"))
-        groups = [[batch] for batch in repairer.batches]
-        return sensitivity(repairer.encoder, outputs, repairer.plan, groups, loss)
+        return weigh_tokens(repairer.encoder, outputs, repairer.plan, repairer.batches)
 
     def measure(self, size: str, repair: str, gone: int, cut: Cut) -> dict[str, Any]:
         """Evaluate a cut, where its row is not there, and keep the row."""

@@ -36,14 +36,15 @@ from effir_integrations.evaluation.retrieval import rank, score_queries
 from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.pruning.config import ReconstructConfig, SlimConfig
+from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.reconstruct import reconstruct
 from effir_integrations.pruning.slim import slim
+from effir_integrations.pruning.slim_config import SlimConfig
 
 METHODS = (
     "reconstruct",
+    "reconstruct, by stream",
     "slim",
-    "slim vectors",
     "slim paper",
     "slim paper + reconstruct",
     "plain",
@@ -113,7 +114,9 @@ class Bench:
         """Return what makes the plan of each method at a width."""
         options = self.options
         texts = [x for name in ("query", "positive") for x in self.examples.dataset[name]]
-        refit = ReconstructConfig(keep_neurons=keep, max_length=options.max_length)
+        refit = ReconstructConfig(
+            keep_neurons=keep, max_length=options.max_length, count_by="stream"
+        )
         labelled = SlimConfig(
             sparsity=1 - keep, max_length=options.max_length, examples=options.examples
         )
@@ -126,14 +129,14 @@ class Bench:
             return reconstruct(load(self.base), list(texts), config, plan=plan)
 
         return {
-            "reconstruct": partial(refitted, refit),
+            "reconstruct": partial(refitted, replace(refit, count_by="gradients")),
+            "reconstruct, by stream": partial(refitted, refit),
             "slim": partial(slimmed, labelled),
-            "slim vectors": partial(slimmed, replace(labelled, loss="vectors")),
             "slim paper": partial(slimmed, gates),
             "slim paper + reconstruct": lambda: refitted(
                 replace(refit, keep_neurons=None), slimmed(gates)
             ),
-            "plain": partial(refitted, replace(refit, method="plain")),
+            "plain": partial(refitted, replace(refit, method="plain", count_by=None)),
         }
 
     def values(self, name: str) -> dict[str, float] | None:

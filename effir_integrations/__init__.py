@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .pairing.pair import pair
     from .pruning.analyze import analyze
     from .pruning.compress import compress
-    from .pruning.config import CompressConfig, DropConfig, ReconstructConfig, SlimConfig
+    from .pruning.config import CompressConfig, DropConfig, ReconstructConfig
     from .pruning.drop import drop
     from .pruning.export import export
     from .pruning.import_pruned import import_pruned
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .pruning.plan_config import PlanConfig
     from .pruning.reconstruct import reconstruct
     from .pruning.slim import slim
+    from .pruning.slim_config import SlimConfig
     from .training.adapt import adapt
     from .training.config import AdaptConfig, DistillConfig, FinetuneConfig
     from .training.distill import distill
@@ -67,7 +68,7 @@ _HOMES = {
     "PruningPlan": "model.plan",
     "ReconstructConfig": "pruning.config",
     "RetrievalData": "data.beir",
-    "SlimConfig": "pruning.config",
+    "SlimConfig": "pruning.slim_config",
     "TrainingData": "data.training_examples",
     "TrimConfig": "vocabulary.config",
     "adapt": "training.adapt",

@@ -21,10 +21,11 @@ from effir_integrations.encoder.sources import find_architecture, find_source
 from effir_integrations.evaluation.evaluate import evaluate
 from effir_integrations.model.plan import IMPORTANCE_FILE, ImportanceReport, PruningPlan
 from effir_integrations.model.rewrite import identity_on_disk
-from effir_integrations.pruning.config import DropConfig, ReconstructConfig, SlimConfig
+from effir_integrations.pruning.config import DropConfig, ReconstructConfig
 from effir_integrations.pruning.drop import drop
 from effir_integrations.pruning.reconstruct import reconstruct
 from effir_integrations.pruning.slim import slim
+from effir_integrations.pruning.slim_config import SlimConfig
 from effir_integrations.training.config import FinetuneConfig
 from effir_integrations.training.finetune import finetune
 

@@ -10,7 +10,7 @@ import typer
 
 from .. import errors
 from ..files.locks import locked
-from ..pruning.config import SlimConfig
+from ..pruning.slim_config import SlimConfig
 from ..training.config import AdaptConfig, DistillConfig, FinetuneConfig
 from . import console
 from .app import verb

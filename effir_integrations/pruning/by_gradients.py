@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from ..data.training_examples import TrainingData
     from ..model.plan import PruningPlan
     from ..training.stage import Stage
-    from .config import SlimConfig
     from .sensitivity import Loss
+    from .slim_config import SlimConfig
 
 
 def by_gradients(
@@ -56,15 +56,13 @@ def by_gradients(
     settings = config.reconstruct_config
     check_plan(plan, settings)
     groups, texts = _groups(encoder, examples, config)
-    model.requires_grad_(False)
-    model.eval()
     outputs = {
         layer: layers[layer].get_submodule(architecture.mlp_output)
         for layer, width in enumerate(plan.mlp_widths)
         if width
     }
     with measuring(encoder):
-        counts = sensitivity(encoder, outputs, plan, groups, loss_of(config))
+        counts = sensitivity(encoder, outputs, plan, groups, pull_of(config.loss_temperature))
         calibrator = Calibrator(
             encoder,
             Calibration(texts=tuple(texts), source=examples.source),
@@ -114,26 +112,18 @@ def _inputs(encoder: SentenceTransformer, texts: list[str], cut: dict[str, Any])
     }
 
 
-def loss_of(config: SlimConfig) -> Loss:
+def pull_of(temperature: float) -> Loss:
     """Return what tokens count by, as a function of a group's vectors.
 
-    Of the contrastive loss it is the direction alone in which it pulls each text's vector, at one
-    length for all: by its own length the few texts that are ranked wrongly would count for all.
+    It is the direction alone in which the contrastive loss pulls each text's vector, at one length
+    for all: by its own length the few texts that are ranked wrongly would count for all.
     """
 
     def pull(vectors: list[torch.Tensor]) -> torch.Tensor:
         leaves = [x.detach().requires_grad_() for x in vectors]
-        loss = info_nce(leaves[0], leaves[1:], config.loss_temperature)
+        loss = info_nce(leaves[0], leaves[1:], temperature)
         pulls = torch.autograd.grad(loss, leaves)
         directions = functional.normalize(torch.cat(pulls), dim=-1)
         return (torch.cat(vectors) * directions).sum()
 
-    if config.loss == "contrastive":
-        return pull
-    generator = torch.Generator().manual_seed(config.seed)
-
-    def random_direction(vectors: list[torch.Tensor]) -> torch.Tensor:
-        units = functional.normalize(torch.cat(vectors), dim=-1)
-        return (units * torch.randn(units.shape, generator=generator).to(units)).sum()
-
-    return random_direction
+    return pull

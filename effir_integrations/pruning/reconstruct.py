@@ -1,4 +1,4 @@
-"""Prune MLP neurons without gradients, and refit the output projection of what is left."""
+"""Prune MLP neurons without training, and refit the output projection of what is left."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def reconstruct(
     plan: PruningPlan | None = None,
     show_progress: bool | None = None,
 ) -> PruningPlan:
-    """Choose the MLP neurons that stay and refit the output projections to them, without gradients.
+    """Choose the MLP neurons that stay and refit the output projections to them, without training.
 
     The model is run, never changed. First, neurons are ranked by backward elimination: each step
     removes the one whose loss the others make good best. Widths follow from one ranking over all
-    layers, with each token's error in units of its residual stream and each text counting alike.
-    Then, layer by layer, `W` and `b` minimise `|W a + b - y|^2` over the calibration tokens, `a`
-    being the activations of the kept neurons as the already narrowed layers cause them, and `y` the
+    layers, an error at a token counting by how far it moves the text's vector (`count_by`). Then,
+    layer by layer, `W` and `b` minimise `|W a + b - y|^2` over the calibration tokens, `a` being
+    the activations of the kept neurons as the already narrowed layers cause them, and `y` the
     output of the full MLP plus `correction` times what the residual stream lacks by then.
 
     Hidden states go from layer to layer, those of the full model beside those of the narrowed one,
-    so that a layer runs three or four times however many lie before it. They stay in memory as far
+    so that a layer runs four or five times however many lie before it. They stay in memory as far
     as `memory` allows and in a temporary file beyond. A model loaded with `from_disk=True` is read
     layer by layer.
 
@@ -67,8 +67,8 @@ def reconstruct(
 
     Raises:
         ValueError: The plan is of another base, already narrows MLPs (or does not, where
-            `keep_neurons` is None), no MLP is left, widths cannot be met, or activations are not
-            finite.
+            `keep_neurons` is None), no MLP is left, widths cannot be met, activations or gradients
+            are not finite, or gradients are wanted of layers on disk.
         OSError: The disk has no room for hidden states that `memory` does not hold.
         RuntimeError: A layer did not run, layers give other states one by one than in a whole
             forward pass, or a refit is worse than plain removal.
@@ -82,26 +82,32 @@ def reconstruct(
     plan.base.check_same(base)
     check_plan(plan, config)
     # hooks see every run of the transformer, so nobody else may run it meanwhile
-    with measuring(encoder), evaluation_mode(transformer):
+    with measuring(encoder):
         calibrator = Calibrator(encoder, calibration, config, show_progress)
-        neurons: dict[int, torch.Tensor]
-        means: dict[int, torch.Tensor] = {}
-        if config.keep_neurons is None:
-            neurons = dict(plan.neurons)
-        elif config.keep_neurons == 1:
-            neurons = {x: torch.arange(width) for x, width in enumerate(plan.mlp_widths) if width}
-        else:
-            neurons, means = choose_neurons(calibrator, plan, config, config.keep_neurons)
-        plan = replace(plan, neurons={})
-        outputs, errors = calibrator.method.repair(calibrator, plan, neurons, means)
+        calibrator.weigh(plan)
+        with evaluation_mode(transformer):
+            neurons, means = _kept(calibrator, plan, config)
+            plan = replace(plan, neurons={})
+            outputs, errors = calibrator.method.repair(calibrator, plan, neurons, means)
     record = {
         "stage": "reconstruct",
-        "config": asdict(config),
+        "config": asdict(calibrator.config),
         "calibration": {**calibration.record, "tokens": calibrator.tokens},
         "relative_errors": errors,
     }
     narrowed = {x: kept for x, kept in neurons.items() if len(kept) < base.mlp_widths[x]}
     return replace(plan, neurons=narrowed, outputs=outputs, made_by=(*plan.made_by, record))
+
+
+def _kept(
+    calibrator: Calibrator, plan: PruningPlan, config: ReconstructConfig
+) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    """Return the neurons that stay, and the mean activations of all that were ranked."""
+    if config.keep_neurons is None:
+        return dict(plan.neurons), {}
+    if config.keep_neurons == 1:
+        return {x: torch.arange(width) for x, width in enumerate(plan.mlp_widths) if width}, {}
+    return choose_neurons(calibrator, plan, config, config.keep_neurons)
 
 
 def choose_neurons(

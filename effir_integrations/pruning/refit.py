@@ -14,12 +14,14 @@ from ..encoder.encoder import token_batches, transformer_model
 from ..model.apply import as_planned, least_cosine
 from ..model.families import Architecture, find
 from ..model.hooks import capture, masked, output_bias, output_weight, run_layer, token_mask
+from ..model.offload import is_on_disk
 from ..model.plan import PruningPlan
 from ..model.streams import Streams
 from ..model.surgery import model_layers
 from ..progress import progress_bar
 from .methods import METHODS
 from .moments import Moments
+from .sensitivity import weigh_tokens
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -63,15 +65,18 @@ class Calibrator:
             config: How many neurons stay, and how.
             show_progress: Draw progress bars.
             batches: The same texts as model inputs, in the batches that `counts` is for.
-            counts: (layer, batch) -> what each token counts for, (tokens,), instead of what the
-                method makes of the token itself.
+            counts: (layer, batch) -> what each token counts for, (tokens,), by gradients that are
+                there already.
+
+        Raises:
+            ValueError: Tokens are to count by gradients, and layers are on disk.
         """
         self.encoder = encoder
-        self.config = config
         self.method = METHODS[config.method]
         self.show_progress = show_progress
         self.model: Any = transformer_model(encoder)
         self.architecture: Architecture = find(self.model.config)
+        self.config = self._resolved(config)
         self.batches = batches or list(
             token_batches(
                 encoder,
@@ -84,6 +89,36 @@ class Calibrator:
         self.tokens = sum(int(token_mask(batch).sum()) for batch in self.batches)
         self.memory = int(config.memory * 2**30)
         self._wholes: dict[tuple[int, int], _Whole] = {}
+
+    def weigh(self, plan: PruningPlan) -> None:
+        """Find out what tokens count for by gradients, if they do, before anything is ranked.
+
+        Gradients are of the model without the plan's sublayers, and are taken outside of
+        `evaluation_mode`, which allows none.
+        """
+        if self.counts is None and self.config.count_by == "gradients":
+            outputs = {x: self.output(x) for x, width in enumerate(plan.base.mlp_widths) if width}
+            for layer in plan.drop_mlp:
+                outputs.pop(layer)
+            self.counts = weigh_tokens(
+                self.encoder,
+                outputs,
+                replace(plan, neurons={}, outputs={}),
+                self.batches,
+                show_progress=self.show_progress,
+            )
+
+    def _resolved(self, config: ReconstructConfig) -> ReconstructConfig:
+        on_disk = any(is_on_disk(layer) for layer in model_layers(self.model, self.architecture))
+        if config.count_by is None:
+            by_gradients = self.method.fits_any_neurons and not on_disk
+            return replace(config, count_by="gradients" if by_gradients else "stream")
+        if config.count_by == "gradients" and on_disk:
+            raise ValueError(
+                "count_by='gradients' needs the layers in memory; load the model without "
+                "from_disk, or let tokens count by their stream (count_by='stream')"
+            )
+        return config
 
     def streams(self) -> Streams:
         """Return a place for the hidden states of all texts, which stand before the first layer."""
@@ -190,8 +225,10 @@ class Calibrator:
         return whole and self.method.fits_any_neurons and needed <= self.memory // 2
 
     def _whole(self, layer: int, place: int, seen: Captured) -> _Whole:
-        if self.counts is None:
+        if self.config.count_by == "stream":
             counts = self.method.count(self.batches[place], seen)
+        elif self.counts is None:
+            raise RuntimeError("tokens count by gradients, and nothing has weighed them yet")
         else:
             counts = self.counts[layer, place].to(seen.stream.device)
         return _Whole(counts=counts, reference=self._reference(seen))

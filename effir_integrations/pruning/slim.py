@@ -29,9 +29,9 @@ from ..training.losses import LossTerms, RetrievalLoss
 from ..training.order import example_keys
 from ..training.stage import Stage, data_record, prepare_work, train, training_data
 from .by_gradients import by_gradients
-from .config import SlimConfig
 from .export import check_sliced_equals_masked
 from .ranking import Removal, choose_widths
+from .slim_config import SlimConfig
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -56,13 +56,10 @@ def slim(
 ) -> PruningPlan:
     """Choose the MLP neurons that stay by the gradients of examples, and refit the projections.
 
-    As `reconstruct`, but a token counts as much as a loss is sensitive to what its MLP adds: by
-    the squared norm of the gradient there, which one pass over the examples gives. The loss is the
-    contrastive one, of which only the direction counts in which it pulls each text's vector. Or it
-    is the distance to the full model's vectors (`loss="vectors"`, labels unread): its gradient
-    vanishes at the full model, so that of a random direction is taken, whose mean square is the
-    curvature. Neurons are ranked by backward elimination
-    and the output projections refitted with these weights. Nothing is trained.
+    As `reconstruct`, but an error at a token counts by how far it moves the text's vector in the
+    direction in which the contrastive loss of the examples pulls it, where `reconstruct` takes all
+    directions alike. Neurons are ranked by backward elimination and the output projections refitted
+    with these weights. Nothing is trained.
 
     With `paper`, gates choose instead (section 5.1, A.1), and nothing is refitted. Every MLP left
     computes `W_down( relu(z) * act(W_gate x) * (W_up x) )` (eq. 7) with `z = 1` at the start. `z`

@@ -123,8 +123,12 @@ class Trial:
         self.model = transformer_model(encoder)
         self.base = BaseIdentity.of(self.model)
         self.show_progress = show_progress
+        # what neurons cost is set against what sublayers do, which is told by the stream
         settings = ReconstructConfig(
-            keep_neurons=0.5, multiple_of=config.multiple_of, max_length=config.max_length
+            keep_neurons=0.5,
+            multiple_of=config.multiple_of,
+            max_length=config.max_length,
+            count_by="stream",
         )
         with measuring(encoder), evaluation_mode(self.model):
             self._calibrator = Calibrator(encoder, material.calibration, settings, show_progress)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from tiny import KINDS, ON_DISK, WORDS, save_bare
 
-from effir_integrations import CompressConfig, compress
+from effir_integrations import CompressConfig, DropConfig, compress, drop, export
 from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.encoder.loading import load
 from effir_integrations.model.families import find
@@ -20,7 +18,7 @@ from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.reconstruct import reconstruct
 
 TEXTS = [" ".join(WORDS[start : start + length]) for start, length in ((0, 9), (5, 20), (2, 14))]
-HALF = ReconstructConfig(keep_neurons=0.5, multiple_of=4)
+HALF = ReconstructConfig(keep_neurons=0.5, multiple_of=4, count_by="stream")
 
 
 def layers(encoder):
@@ -64,20 +62,21 @@ def test_what_needs_the_weights_in_memory_is_refused(options, tmp_path):
         load(save_bare("llama", tmp_path), device="cpu", from_disk=True, **options)
 
 
-def test_a_model_is_compressed_from_disk_to_the_same_vectors(tmp_path):
+def test_a_model_is_compressed_from_disk_to_the_vectors_of_its_stages_in_memory(tmp_path):
     source = save_bare("llama", tmp_path / "base")
-    config = CompressConfig(keep_neurons=0.5, drop_mlp=1, multiple_of=4)
-    vectors = {}
-    for from_disk in (False, True):
-        out = tmp_path / f"out-{from_disk}"
-        made = compress(source, out, dataclasses.replace(config, from_disk=from_disk), texts=TEXTS)
-        assert sum(made.plan.mlp_widths) == 3 * 24
-        vectors[from_disk] = load(out, device="cpu").encode(TEXTS, convert_to_tensor=True)
-        assert torch.allclose(
-            made.encoder.encode(TEXTS, convert_to_tensor=True), vectors[from_disk]
-        )
+    config = CompressConfig(keep_neurons=0.5, drop_mlp=1, multiple_of=4, from_disk=True)
+    made = compress(source, tmp_path / "out", config, texts=TEXTS)
+    assert sum(made.plan.mlp_widths) == 3 * 24
+    vectors = load(tmp_path / "out", device="cpu").encode(TEXTS, convert_to_tensor=True)
+    assert torch.allclose(made.encoder.encode(TEXTS, convert_to_tensor=True), vectors)
+    dropped = drop(source, DropConfig(mlp=1), analyze(source, TEXTS))
+    assert dropped.drop_mlp == made.plan.drop_mlp
+    plan = reconstruct(load(source, device="cpu"), TEXTS, HALF, plan=dropped)
+    here = export(source, plan, tmp_path / "here")
     # a layer on disk is masked where one in memory is narrowed: sums in another order
-    torch.testing.assert_close(vectors[True], vectors[False], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        vectors, here.encode(TEXTS, convert_to_tensor=True), rtol=1e-3, atol=1e-5
+    )
 
 
 def test_another_precision_cannot_be_written_from_disk():

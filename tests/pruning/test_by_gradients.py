@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples import examples, tiny_encoder
+from examples import examples, rows, tiny_encoder
 from safetensors.torch import load_file
 from tiny import KINDS, slow_if_related
 
@@ -20,14 +20,15 @@ from effir_integrations.model.hooks import masked, token_mask
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
 from effir_integrations.model.surgery import model_layers
-from effir_integrations.pruning.by_gradients import loss_of
-from effir_integrations.pruning.config import ReconstructConfig, SlimConfig
+from effir_integrations.pruning.by_gradients import pull_of
+from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.moments import Moments
 from effir_integrations.pruning.ranking import rank_together
 from effir_integrations.pruning.reconstruct import reconstruct
 from effir_integrations.pruning.refit import Calibrator
 from effir_integrations.pruning.sensitivity import sensitivity
 from effir_integrations.pruning.slim import slim
+from effir_integrations.pruning.slim_config import SlimConfig
 
 CONFIG = SlimConfig(sparsity=0.4, multiple_of=4, batch_size=8, examples=16)
 TEXTS = ["w1 w2 w3", "w4 w5 w6 w7 w8 w9", "w10"]
@@ -63,8 +64,7 @@ def test_a_tokens_count_is_the_squared_pull_on_what_its_mlp_adds(
     family: str, tmp_path: Path
 ) -> None:
     encoder, plan, group = frozen(family, tmp_path, torch.float64)
-    config = SlimConfig(temperature=0.1, loss="contrastive")
-    counts = sensitivity(encoder, projections(encoder), plan, [group], loss_of(config))
+    counts = sensitivity(encoder, projections(encoder), plan, [group], pull_of(0.1))
     assert not any(x.grad is not None for x in transformer_model(encoder).parameters())
     for layer, output in projections(encoder).items():
         added = [torch.zeros(*x["input_ids"].shape, 32, dtype=torch.float64) for x in group]
@@ -84,7 +84,7 @@ def test_a_tokens_count_is_the_squared_pull_on_what_its_mlp_adds(
 
 def test_the_weights_of_tokens_reach_the_gram_matrix_and_the_widths(tmp_path: Path) -> None:
     encoder, plan, group = frozen("bert", tmp_path)
-    counts = sensitivity(encoder, projections(encoder), plan, [group], loss_of(SlimConfig()))
+    counts = sensitivity(encoder, projections(encoder), plan, [group], pull_of(0.05))
     texts = Calibration(texts=tuple(sum(COLUMNS, [])), source="texts")
     made = Calibrator(
         encoder, texts, ReconstructConfig(keep_neurons=0.5), False, batches=group, counts=counts
@@ -108,17 +108,11 @@ def test_the_weights_of_tokens_reach_the_gram_matrix_and_the_widths(tmp_path: Pa
     torch.testing.assert_close(removals[2].cost, cost, rtol=1e-3, atol=1e-6 * float(cost.max()))
 
 
-CASES = [
-    *(slow_if_related(kind, "contrastive") for kind in KINDS),
-    *(("bert", "vectors"), ("gemma2", "vectors")),
-]
-
-
-@pytest.mark.parametrize(("family", "loss"), CASES)
-def test_gradients_choose_and_refit_in_one_stage(loss: str, family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", [slow_if_related(kind) for kind in KINDS])
+def test_gradients_choose_and_refit_in_one_stage(family: str, tmp_path: Path) -> None:
     encoder = tiny_encoder(family, tmp_path)
     base = PruningPlan(base=BaseIdentity.of(transformer_model(encoder)), drop_mlp=(1,))
-    plan = slim(encoder, examples(), replace(CONFIG, loss=loss), plan=base)
+    plan = slim(encoder, examples(), CONFIG, plan=base)
     assert plan.mlp_widths[1] == 0
     assert abs(sum(plan.mlp_widths) - 0.6 * 3 * 48) <= 2
     assert plan.outputs.keys() == plan.neurons.keys() != set()
@@ -132,11 +126,15 @@ def test_gradients_choose_and_refit_in_one_stage(loss: str, family: str, tmp_pat
 
 
 def test_the_same_examples_give_the_same_plan_and_labels_matter(tmp_path: Path) -> None:
-    def made(**changes) -> PruningPlan:
-        config = replace(CONFIG, **changes)
-        return slim(tiny_encoder("bert", tmp_path), examples(), config)
+    def made(pairs: list[dict]) -> PruningPlan:
+        return slim(tiny_encoder("bert", tmp_path), load_training(pairs, negatives=2), CONFIG)
 
-    first, again, other = made(), made(), made(loss="vectors")
+    right = rows()
+    wrong = [
+        {**row, "pos": other["pos"]}
+        for row, other in zip(right, [*right[1:], right[0]], strict=True)
+    ]
+    first, again, other = made(right), made(right), made(wrong)
     assert first.outputs.keys() == again.outputs.keys()
     for layer, parts in first.outputs.items():
         assert torch.equal(parts["weight"], again.outputs[layer]["weight"])
@@ -147,16 +145,14 @@ def test_the_same_examples_give_the_same_plan_and_labels_matter(tmp_path: Path) 
 
 
 def test_examples_that_tell_nothing_apart_are_refused(tmp_path: Path) -> None:
-    rows = [{"query": "w1 w2", "pos": ["w3"], "neg": []}]
-    data = load_training(rows, negatives=0)
+    data = load_training([{"query": "w1 w2", "pos": ["w3"], "neg": []}], negatives=0)
     with pytest.raises(ValueError, match=r"gradients behind the MLP of layer 0 are zero"):
-        slim(tiny_encoder("bert", tmp_path), data, replace(CONFIG, loss="contrastive"))
+        slim(tiny_encoder("bert", tmp_path), data, CONFIG)
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"loss": "magic"}, "loss='magic'"),
         ({"examples": 0}, "examples=0"),
         ({"ridge": 0.0}, "ridge=0.0"),
         ({"correction": 2.0}, "correction=2.0"),

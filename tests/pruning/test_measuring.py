@@ -14,10 +14,11 @@ from transformers import AutoModel
 from effir_integrations import analyze, export, load
 from effir_integrations.encoder.encoder import Encoder
 from effir_integrations.pruning import measuring as module
-from effir_integrations.pruning.config import ReconstructConfig, SlimConfig
+from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.measuring import measuring
 from effir_integrations.pruning.reconstruct import reconstruct
 from effir_integrations.pruning.slim import slim
+from effir_integrations.pruning.slim_config import SlimConfig
 
 TEXTS = [f"w{i} w{(3 * i) % 50} w{(7 * i) % 50} w{(5 * i) % 50}" for i in range(40)]
 HALF = ReconstructConfig(keep_neurons=0.5, multiple_of=4)

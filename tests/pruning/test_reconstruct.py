@@ -57,11 +57,29 @@ def stream_error(encoder, plan, texts):
     return float((full - pruned).square().sum() / (full - full.mean(0)).square().sum())
 
 
-def test_refitting_beats_plain_removal_on_unseen_texts(family, calibration, tmp_path):
+def vector_error(encoder, plan, texts):
+    """Relative squared error of the texts' vectors of length one against the base's."""
+    with masked(transformer_model(encoder), plan):
+        pruned = encoder.encode(list(texts), normalize_embeddings=True, convert_to_tensor=True)
+    full = encoder.encode(list(texts), normalize_embeddings=True, convert_to_tensor=True)
+    return float((full - pruned).square().sum() / (full - full.mean(0)).square().sum())
+
+
+@pytest.mark.parametrize(
+    ("count_by", "error"), [("stream", stream_error), ("gradients", vector_error)]
+)
+def test_refitting_beats_plain_removal_on_unseen_texts(
+    count_by, error, family, calibration, tmp_path
+):
     encoder = tiny_encoder(family, tmp_path)
     unseen = sentences(16, seed=1)
+    counted = {"reconstruct": {"count_by": count_by}}
     errors = {
-        method: stream_error(encoder, reconstruct(encoder, calibration, half(method)), unseen)
+        method: error(
+            encoder,
+            reconstruct(encoder, calibration, half(method, **counted.get(method, {}))),
+            unseen,
+        )
         for method in METHODS
     }
     assert errors["reconstruct"] < 0.9 * errors["plain"]
@@ -140,7 +158,9 @@ def test_it_works_on_what_dropping_leaves(family, calibration, tmp_path):
     assert [entry["stage"] for entry in plan.made_by] == ["drop", "reconstruct"]
     unseen = sentences(8, seed=3)
     plain = reconstruct(encoder, calibration, half("plain"), plan=dropped)
-    assert stream_error(encoder, plan, unseen) < stream_error(encoder, plain, unseen)
+    assert vector_error(encoder, plan, unseen) < vector_error(encoder, plain, unseen)
+    by_stream = reconstruct(encoder, calibration, half(count_by="stream"), plan=dropped)
+    assert stream_error(encoder, by_stream, unseen) < stream_error(encoder, plain, unseen)
 
 
 def test_families_without_output_bias_get_one_from_mean_alone(calibration, tmp_path):
@@ -216,6 +236,8 @@ def test_activations_that_are_not_finite_are_refused(calibration, tmp_path):
     with torch.no_grad():
         model_layers(model, find(model.config))[2].intermediate.dense.bias[3] = float("inf")
     with pytest.raises(ValueError, match="activations of layer 2 are not finite"):
+        reconstruct(encoder, calibration, half(count_by="stream"))
+    with pytest.raises(ValueError, match="gradients behind the MLP .* not finite; load the model"):
         reconstruct(encoder, calibration, half())
 
 
@@ -229,15 +251,19 @@ def layer_runs(encoder, texts, **settings):
     return len(ran)
 
 
-def test_runs_of_layers_grow_with_depth_and_not_with_its_square(calibration, tmp_path):
-    """One to rank, two a stream, one behind the refit; and once more for one text, to check."""
+@pytest.mark.parametrize(("count_by", "most"), [("stream", 3), ("gradients", 4)])
+def test_runs_of_layers_grow_with_depth_and_not_with_its_square(
+    count_by, most, calibration, tmp_path
+):
+    """One to weigh, one to rank, one to refit, one behind it; once more for one text, to check."""
     runs = {}
     for depth in (4, 8):
         encoder = tiny_encoder("llama", tmp_path / str(depth), num_hidden_layers=depth)
         batches = len(list(token_batches(encoder, calibration.texts, batch_tokens=200)))
-        runs[depth] = layer_runs(encoder, calibration.texts, batch_tokens=200) / batches
+        ran = layer_runs(encoder, calibration.texts, batch_tokens=200, count_by=count_by)
+        runs[depth] = ran / batches
     assert batches > 3
-    assert runs[4] <= 3 * 4 and runs[8] <= 3 * 8
+    assert runs[4] <= most * 4 and runs[8] <= most * 8
     assert runs[8] <= 2.2 * runs[4]
 
 
@@ -261,7 +287,7 @@ def test_a_small_budget_of_memory_gives_the_same_plan(
 
 def test_layers_that_do_not_go_on_from_each_other_are_told_with_the_family(calibration, tmp_path):
     encoder = tiny_encoder("llama", tmp_path)
-    run = Calibrator(encoder, calibration, half(), False)
+    run = Calibrator(encoder, calibration, half(count_by="stream"), False)
     plan = PruningPlan(base=BaseIdentity.of(transformer_model(encoder)))
     with torch.inference_mode():
         streams = run.streams()

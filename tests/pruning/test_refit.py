@@ -40,7 +40,7 @@ def words(lengths):
 def calibrator(family, folder, texts=None, **settings):
     texts = words(LENGTHS) if texts is None else texts
     encoder = load(save_bare(family, folder), device="cpu")
-    config = ReconstructConfig(**{"keep_neurons": 0.5, **settings})
+    config = ReconstructConfig(**{"keep_neurons": 0.5, "count_by": "stream", **settings})
     return Calibrator(encoder, Calibration(texts=texts, source="words"), config, False)
 
 

@@ -19,9 +19,10 @@ from effir_integrations.model.apply import apply
 from effir_integrations.model.hooks import masked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.pruning.config import ReconstructConfig, SlimConfig
+from effir_integrations.pruning.config import ReconstructConfig
 from effir_integrations.pruning.reconstruct import reconstruct
 from effir_integrations.pruning.slim import GATES_FILE, slim
+from effir_integrations.pruning.slim_config import SlimConfig
 from effir_integrations.training.losses import LossTerms, RetrievalLoss
 
 QUICK = SlimConfig(

@@ -20,8 +20,8 @@ from effir_integrations.encoder.encoder import transformer_model
 from effir_integrations.files.locks import locked
 from effir_integrations.model.identity import BaseIdentity
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.pruning.config import SlimConfig
 from effir_integrations.pruning.slim import slim
+from effir_integrations.pruning.slim_config import SlimConfig
 from effir_integrations.training.config import FinetuneConfig
 from effir_integrations.training.finetune import finetune
 from effir_integrations.training.heal import check_merged

@@ -18,9 +18,9 @@ from tiny import save_bare
 from effir_integrations import load
 from effir_integrations.files import file_sha256
 from effir_integrations.model.plan import PruningPlan
-from effir_integrations.pruning.config import SlimConfig
 from effir_integrations.pruning.export import export
 from effir_integrations.pruning.slim import slim
+from effir_integrations.pruning.slim_config import SlimConfig
 from effir_integrations.training.checkpoints import last_checkpoint
 from effir_integrations.training.config import DistillConfig, FinetuneConfig
 from effir_integrations.training.distill import distill
