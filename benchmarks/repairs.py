@@ -106,19 +106,22 @@ class Bench:
         gone = sum((base.mlp_widths[x] - y) * base.neuron_parameters for x, y in left.items())
         plain = self._chosen(keep, "plain")
         yield size, "none (plain)", gone, Cut(neurons=plain, refit=False)
-        yield size, "reconstruct", gone, Cut(neurons=neurons)
-        yield size, "reconstruct, ridge 1e-2", gone, Cut(neurons=neurons, ridge=1e-2)
+        yield size, "reconstruct, by stream", gone, Cut(neurons=neurons)
+        yield size, "by stream, ridge 1e-2", gone, Cut(neurons=neurons, ridge=1e-2)
         for strength, ridge in ((0.3, 0.1), (0.5, 1e-3)):
-            name = f"reconstruct, attention refitted for {strength:g} (ridge {ridge:g})"
+            name = f"by stream, attention refitted for {strength:g} (ridge {ridge:g})"
             yield (
                 size,
                 name,
                 gone,
                 Cut(neurons=neurons, attention=strength, attention_ridge=ridge),
             )
-        counts = self._sensitivity
-        chosen = self._chosen(keep, counts=counts)
-        yield size, "reconstruct, tokens by gradients", gone, Cut(neurons=chosen, counts=counts)
+        for name, counts in (
+            ("reconstruct, by squared gradients", self._squared),
+            ("reconstruct, by gradients", self._counts),
+        ):
+            chosen = self._chosen(keep, counts=counts)
+            yield size, name, gone, Cut(neurons=chosen, counts=counts)
 
     def _of_mlps(self, size: str, dropped: tuple[int, ...]) -> Iterator[tuple[str, str, int, Cut]]:
         base = self.repairer.plan.base
@@ -131,7 +134,7 @@ class Bench:
         hidden = base.hidden_size
         maps = len(dropped) * hidden * (hidden + 1)
         yield size, "none (plain)", gone, Cut(neurons={}, dropped=dropped)
-        yield size, "other MLPs refitted (reconstruct)", gone, Cut(neurons=others, dropped=dropped)
+        yield size, "other MLPs refitted", gone, Cut(neurons=others, dropped=dropped)
         yield (
             size,
             "other MLPs and attentions refitted",
@@ -177,7 +180,7 @@ class Bench:
             )
             share = 1 - gone / base.neuron_parameters / sum(base.mlp_widths)
             neurons = self._chosen(share, multiple_of=1)
-            yield size, "neurons go instead (reconstruct)", gone, Cut(neurons=neurons)
+            yield size, "neurons go instead (reconstruct, by stream)", gone, Cut(neurons=neurons)
 
     def _calibrator(self, config: ReconstructConfig, counts: Any = None) -> Calibrator:
         return Calibrator(
@@ -211,7 +214,11 @@ class Bench:
             return choose_neurons(run, self.repairer.plan, config, keep)[0]
 
     @cached_property
-    def _sensitivity(self) -> dict[tuple[int, int], torch.Tensor]:
+    def _squared(self) -> dict[tuple[int, int], torch.Tensor]:
+        return {key: count.square() for key, count in self._counts.items()}
+
+    @cached_property
+    def _counts(self) -> dict[tuple[int, int], torch.Tensor]:
         """Return what tokens count by the gradient of random probes of the vectors."""
         repairer = self.repairer
         outputs = {
