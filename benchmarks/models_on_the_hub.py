@@ -138,21 +138,21 @@ OWN_CODE = ("voyage-4-nano", "jina-v5-small", "pplx-embed-v1")
 """Models of type qwen3 whose config.json names code of their own."""
 
 KEPT = (
-    ("all-MiniLM-L6-v2", "50 % of the neurons, reconstruct", "0.9933"),
-    ("all-MiniLM-L6-v2", "30 % of the neurons, reconstruct", "0.9491"),
+    ("all-MiniLM-L6-v2", "50 % of the neurons, reconstruct", "1.025 (0.996 to 1.057)"),
+    ("all-MiniLM-L6-v2", "30 % of the neurons, reconstruct", "0.982 (0.949 to 1.014)"),
     (
         "all-mpnet-base-v2, in 1,483 documents",
-        "50 % of the neurons, reconstruct",
+        "50 % of the neurons, reconstruct, by stream",
         "0.992 (0.973 to 1.013)",
     ),
     (
         "all-mpnet-base-v2, in 1,483 documents",
-        "30 % of the neurons, reconstruct",
+        "30 % of the neurons, reconstruct, by stream",
         "0.975 (0.948 to 1.004)",
     ),
     (
         "the SmolLM2 retriever, in 583 documents",
-        "50 % of the neurons, reconstruct",
+        "50 % of the neurons, reconstruct, by stream",
         "0.959 (0.936 to 0.981)",
     ),
 )
