@@ -26,8 +26,8 @@ from effir_integrations.pruning.config import (
     CompressConfig,
     DropConfig,
     ReconstructConfig,
-    SlimConfig,
 )
+from effir_integrations.pruning.slim_config import SlimConfig
 from effir_integrations.training.config import (
     AdaptConfig,
     DistillConfig,
