@@ -34,7 +34,6 @@ from effir_integrations.evaluation.encoded import Settings, encode_data
 from effir_integrations.evaluation.evaluate import score
 from effir_integrations.evaluation.intervals import interval
 from effir_integrations.model.hooks import evaluation_mode
-from effir_integrations.model.surgery import model_layers
 from effir_integrations.pruning.analyze import analyze
 from effir_integrations.pruning.config import DropConfig, ReconstructConfig
 from effir_integrations.pruning.drop import drop
@@ -221,11 +220,7 @@ class Bench:
     def _counts(self) -> dict[tuple[int, int], torch.Tensor]:
         """Return what tokens count by the gradient of random probes of the vectors."""
         repairer = self.repairer
-        outputs = {
-            layer: module.get_submodule(repairer.architecture.mlp_output)
-            for layer, module in enumerate(model_layers(repairer.model, repairer.architecture))
-        }
-        return weigh_tokens(repairer.encoder, outputs, repairer.plan, repairer.batches)
+        return weigh_tokens(repairer.encoder, repairer.plan, repairer.batches)
 
     def measure(self, size: str, repair: str, gone: int, cut: Cut) -> dict[str, Any]:
         """Evaluate a cut, where its row is not there, and keep the row."""

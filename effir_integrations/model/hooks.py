@@ -268,11 +268,17 @@ def pruned_forward(
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Switch dropout and gradients off, then give every module its own mode back."""
+    with without_dropout(model), torch.inference_mode():
+        yield
+
+
+@contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Switch dropout off, then give every module its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training

@@ -56,13 +56,8 @@ def by_gradients(
     settings = config.reconstruct_config
     check_plan(plan, settings)
     groups, texts = _groups(encoder, examples, config)
-    outputs = {
-        layer: layers[layer].get_submodule(architecture.mlp_output)
-        for layer, width in enumerate(plan.mlp_widths)
-        if width
-    }
     with measuring(encoder):
-        counts = sensitivity(encoder, outputs, plan, groups, pull_of(config.loss_temperature))
+        counts = sensitivity(encoder, plan, groups, pull_of(config.loss_temperature))
         calibrator = Calibrator(
             encoder,
             Calibration(texts=tuple(texts), source=examples.source),

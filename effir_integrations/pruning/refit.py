@@ -97,12 +97,8 @@ class Calibrator:
         `evaluation_mode`, which allows none.
         """
         if self.counts is None and self.config.count_by == "gradients":
-            outputs = {x: self.output(x) for x, width in enumerate(plan.base.mlp_widths) if width}
-            for layer in plan.drop_mlp:
-                outputs.pop(layer)
             self.counts = weigh_tokens(
                 self.encoder,
-                outputs,
                 replace(plan, neurons={}, outputs={}),
                 self.batches,
                 show_progress=self.show_progress,

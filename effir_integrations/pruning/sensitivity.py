@@ -10,7 +10,9 @@ import torch
 from torch.nn import functional
 
 from ..encoder.encoder import transformer_model
-from ..model.hooks import masked, token_mask
+from ..model.families import find
+from ..model.hooks import masked, token_mask, without_dropout
+from ..model.surgery import model_layers
 from ..progress import progress_bar
 
 if TYPE_CHECKING:
@@ -29,7 +31,6 @@ _TOKENS = 1024
 
 def sensitivity(
     encoder: SentenceTransformer,
-    outputs: Mapping[int, nn.Module],
     plan: PruningPlan,
     groups: Sequence[Sequence[Batch]],
     loss: Loss,
@@ -42,7 +43,6 @@ def sensitivity(
 
     Args:
         encoder: Whose model is run, without dropout.
-        outputs: layer -> output projection of its MLP, where that is left.
         plan: Sublayers that are gone.
         groups: Of each, the columns as model inputs; batches are numbered through all groups.
         loss: What is followed.
@@ -57,8 +57,9 @@ def sensitivity(
     """
     counts: dict[tuple[int, int], Tensor] = {}
     place, model = 0, transformer_model(encoder)
+    outputs = _outputs(model, plan)
     shown = progress_bar(groups, desc="Weighing tokens", unit="batch", shown=show_progress)
-    with masked(model, plan), _frozen(encoder), torch.enable_grad():
+    with masked(model, plan), without_dropout(encoder), _frozen(encoder), torch.enable_grad():
         for group in shown:
             with _watched(outputs) as held:
                 vectors = [encoder(dict(batch))["sentence_embedding"].float() for batch in group]
@@ -79,7 +80,6 @@ def sensitivity(
 
 def weigh_tokens(
     encoder: SentenceTransformer,
-    outputs: Mapping[int, nn.Module],
     plan: PruningPlan,
     batches: Sequence[Batch],
     *,
@@ -95,8 +95,7 @@ def weigh_tokens(
     that is longer.
 
     Args:
-        encoder: As `sensitivity`, as are outputs and plan.
-        outputs: layer -> output projection of its MLP, where that is left.
+        encoder: Whose model is run, without dropout.
         plan: Sublayers that are gone.
         batches: Model inputs.
         seed: Of the random directions.
@@ -112,15 +111,15 @@ def weigh_tokens(
     parts = [list(_parts(batch)) for batch in batches]
     found = sensitivity(
         encoder,
-        outputs,
         plan,
         [[part] for batch in parts for part in batch],
         random_direction(seed),
         show_progress=show_progress,
     )
+    layers = {layer for layer, _ in found}
     counts, start = {}, 0
     for place, batch in enumerate(parts):
-        for layer in outputs:
+        for layer in layers:
             squares = [found[layer, start + number] for number in range(len(batch))]
             counts[layer, place] = torch.cat(squares).sqrt()
         start += len(batch)
@@ -138,6 +137,17 @@ def random_direction(seed: int) -> Loss:
     return pulled
 
 
+def _outputs(model: Any, plan: PruningPlan) -> dict[int, nn.Module]:
+    """Return layer -> output projection of its MLP, where that is left."""
+    architecture = find(model.config)
+    layers = model_layers(model, architecture)
+    return {
+        layer: layers[layer].get_submodule(architecture.mlp_output)
+        for layer, width in enumerate(plan.mlp_widths)
+        if width
+    }
+
+
 def _parts(batch: Batch) -> Iterator[Batch]:
     rows, length = batch["input_ids"].shape
     step = max(1, _TOKENS // length)
@@ -150,17 +160,13 @@ def _parts(batch: Batch) -> Iterator[Batch]:
 
 @contextmanager
 def _frozen(model: nn.Module) -> Iterator[None]:
-    """Switch dropout and the weights' gradients off, then give everything its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Switch the weights' gradients off, then give every weight its own back."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    model.eval()
     for weight in trained:
         weight.requires_grad_(False)
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
         for weight in trained:
             weight.requires_grad_(True)
 

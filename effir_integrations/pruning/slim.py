@@ -56,10 +56,10 @@ def slim(
 ) -> PruningPlan:
     """Choose the MLP neurons that stay by the gradients of examples, and refit the projections.
 
-    As `reconstruct`, but an error at a token counts by how far it moves the text's vector in the
-    direction in which the contrastive loss of the examples pulls it, where `reconstruct` takes all
-    directions alike. Neurons are ranked by backward elimination and the output projections refitted
-    with these weights. Nothing is trained.
+    As `reconstruct`, but an error at a token counts by the square of how far it moves the text's
+    vector in the direction in which the contrastive loss of the examples pulls it; `reconstruct`
+    takes a random direction, and no square. Neurons are ranked by backward elimination and the
+    output projections refitted with these weights. Nothing is trained.
 
     With `paper`, gates choose instead (section 5.1, A.1), and nothing is refitted. Every MLP left
     computes `W_down( relu(z) * act(W_gate x) * (W_up x) )` (eq. 7) with `z = 1` at the start. `z`

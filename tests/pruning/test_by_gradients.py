@@ -64,7 +64,7 @@ def test_a_tokens_count_is_the_squared_pull_on_what_its_mlp_adds(
     family: str, tmp_path: Path
 ) -> None:
     encoder, plan, group = frozen(family, tmp_path, torch.float64)
-    counts = sensitivity(encoder, projections(encoder), plan, [group], pull_of(0.1))
+    counts = sensitivity(encoder, plan, [group], pull_of(0.1))
     assert not any(x.grad is not None for x in transformer_model(encoder).parameters())
     for layer, output in projections(encoder).items():
         added = [torch.zeros(*x["input_ids"].shape, 32, dtype=torch.float64) for x in group]
@@ -84,7 +84,7 @@ def test_a_tokens_count_is_the_squared_pull_on_what_its_mlp_adds(
 
 def test_the_weights_of_tokens_reach_the_gram_matrix_and_the_widths(tmp_path: Path) -> None:
     encoder, plan, group = frozen("bert", tmp_path)
-    counts = sensitivity(encoder, projections(encoder), plan, [group], pull_of(0.05))
+    counts = sensitivity(encoder, plan, [group], pull_of(0.05))
     texts = Calibration(texts=tuple(sum(COLUMNS, [])), source="texts")
     made = Calibrator(
         encoder, texts, ReconstructConfig(keep_neurons=0.5), False, batches=group, counts=counts

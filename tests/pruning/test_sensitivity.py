@@ -26,14 +26,8 @@ def weighed(encoder, *, seed=0, texts=TEXTS, **dropped):
     """Return what tokens count for, by (layer, batch), and the batches."""
     model = transformer_model(encoder)
     plan = PruningPlan(base=BaseIdentity.of(model), **dropped)
-    layers = model_layers(model, find(model.config))
-    outputs = {
-        layer: each.get_submodule(find(model.config).mlp_output)
-        for layer, each in enumerate(layers)
-        if layer not in plan.drop_mlp
-    }
     batches = list(token_batches(encoder, texts, batch_tokens=64))
-    return weigh_tokens(encoder, outputs, plan, batches, seed=seed), batches
+    return weigh_tokens(encoder, plan, batches, seed=seed), batches
 
 
 def jacobian_norms(encoder, batch, output):
